@@ -1,0 +1,1 @@
+"""The judge: bundles, sessions, verdicts and the training that makes them."""
