@@ -1,0 +1,111 @@
+"""Read image files: the one decoder that replay, training, `predict` and the review page share."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+MAX_PIXELS = 128_000_000
+"""A larger image is refused before it is decoded; the largest area-scan sensors in sale stay below it."""
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read by OpenCV when it is imported
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # broken files are reported by us, once, by name
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+
+_SIGNATURES = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"BM": "BMP",
+}
+
+
+class ImageFileError(ValueError):
+    """An image file cannot be used; the message names the file, what is wrong and what to do."""
+
+
+def read_image(path: Path, *, significant_bits: int = 16) -> NDArray[np.uint8]:
+    """Read an image file exactly as the line would deliver it.
+
+    Parameters
+    ----------
+    path
+        A PNG, JPEG, TIFF or BMP file, mono, RGB or RGBA, 8 or 16 bit. An alpha channel is dropped, an EXIF rotation
+        ignored: the sensor's rows stay rows.
+    significant_bits
+        Bits that carry the picture in a 16-bit file: 12 for 12-bit data stored unshifted. The scaling is fixed and
+        never depends on the picture's own brightest pixel.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(H, W)`` or ``(H, W, 3)`` uint8, RGB order, C-contiguous.
+
+    Raises
+    ------
+    ImageFileError
+        Missing, empty, cut off, too large, of an unknown format or of an unsupported pixel type.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return decode_image(data, str(path), significant_bits=significant_bits)
+
+
+def decode_image(data: bytes, name: str, *, significant_bits: int = 16) -> NDArray[np.uint8]:
+    """Decode the bytes of an image file; see `read_image`. ``name`` is used in messages only."""
+    if not data:
+        raise ImageFileError(f"{name}: the file is empty (0 bytes)")
+    kind = next((kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)), None)
+    if kind is None:
+        raise ImageFileError(f"{name}: not an image that Lineward reads (PNG, JPEG, TIFF or BMP)")
+    if _is_cut_off(data, kind):
+        raise ImageFileError(f"{name}: the {kind} file is cut off; copy it again")
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        if "CV_IO_MAX_IMAGE_PIXELS" in str(error):
+            raise ImageFileError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels") from error
+        raise ImageFileError(f"{name}: the {kind} file cannot be decoded") from error
+    if pixels is None or pixels.size == 0:
+        raise ImageFileError(f"{name}: the {kind} file is damaged and cannot be decoded")
+    return _to_uint8_rgb(np.asarray(pixels), name, significant_bits)
+
+
+def _is_cut_off(data: bytes, kind: str) -> bool:
+    """Tell a file whose end is missing: OpenCV fills the rest of such a picture with grey and says nothing."""
+    match kind:
+        case "JPEG":
+            return b"\xff\xd9" not in data[-4096:]
+        case "PNG":
+            return b"IEND" not in data[-4096:]
+        case "BMP":
+            return len(data) < int.from_bytes(data[2:6], "little")
+        case _:
+            return False
+
+
+def _to_uint8_rgb(pixels: NDArray[np.generic], name: str, significant_bits: int) -> NDArray[np.uint8]:
+    if pixels.ndim == 3 and pixels.shape[2] not in {1, 3, 4}:
+        raise ImageFileError(f"{name}: {pixels.shape[2]} channels; mono, RGB or RGBA is wanted")
+    if pixels.dtype == np.uint16:
+        shift = significant_bits - 8
+        limit = np.uint16((1 << significant_bits) - 1)
+        pixels = (np.minimum(pixels, limit) >> shift).astype(np.uint8)
+    elif pixels.dtype != np.uint8:
+        raise ImageFileError(f"{name}: pixels are {pixels.dtype}; 8 or 16 bit unsigned is wanted")
+    if pixels.ndim == 3:
+        channels = pixels.shape[2]
+        pixels = pixels[:, :, 0] if channels == 1 else pixels[:, :, 2::-1]
+    return np.ascontiguousarray(pixels, dtype=np.uint8)
