@@ -87,7 +87,8 @@ def _is_cut_off(data: bytes, kind: str) -> bool:
     """Tell a file whose end is missing: OpenCV fills the rest of such a picture with grey and says nothing."""
     match kind:
         case "JPEG":
-            return b"\xff\xd9" not in data[-4096:]
+            # Behind the last scan only: a thumbnail in the header has an end mark of its own.
+            return data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0
         case "PNG":
             return b"IEND" not in data[-4096:]
         case "BMP":

@@ -1,0 +1,209 @@
+"""`lineward bench`: what the line costs around `session.run`, and what is left of a bare ONNX Runtime loop's speed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lineward.daemon.broker import EmbeddedBroker
+from rich.console import Console
+from rich.table import Table
+
+from lineward.daemon.config import Config, load_config
+from lineward.daemon.demo import ensure_model
+from lineward.daemon.loop import Station, inspect
+from lineward.daemon.service import Line, load_session
+from lineward.daemon.training import cache_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from lineward.daemon.result import Result
+    from lineward.drivers.camera import Frame
+    from lineward.models.session import Session
+
+STAGES = ("grab", "prepare", "infer", "decide", "record", "publish", "total")
+WARM_UP = 20
+BLOCKS = 6
+"""Line and bare loop run in turns, so that a machine that slows down meanwhile slows both."""
+
+
+def run_bench(config_path: Path | None, *, frames: int, width: int, height: int) -> dict[str, Any]:
+    """Inspect ``frames`` frames as fast as they are taken, in turns with a bare loop on the same session.
+
+    Everything is the real thing: camera process, ring, loop, ledger on disk, outbox and an MQTT broker. ``grab`` is
+    the time to take over a frame that is there; waiting for a camera is not counted. ``overhead`` is a frame's whole
+    time in the loop less ``session.run``.
+    """
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lineward-bench-")))
+        port = stack.enter_context(EmbeddedBroker()).port
+        config = _config(config_path, root, port, width, height)
+        stop = threading.Event()
+        line = Line(config, stop, stack)
+        session = load_session(config)
+        line.publisher.start()
+        line.use(session)
+        if not line.source.wait_open():
+            raise RuntimeError("the camera did not open")
+        meter = Meter(iter(line.source))
+        assert line.source.info is not None
+        station = Station(session.manifest.product, line.model, line.source.info, deadline_ms=float("inf"))
+
+        def inspect_frames(count: int) -> float:
+            meter.allow(count)
+            began = time.perf_counter()
+            inspect(
+                meter,
+                session.judge,
+                station,
+                ledger=line.ledger,
+                results=line.publisher,
+                review=line.review,
+                health=meter,
+                alarms=line.alarms,
+            )
+            return time.perf_counter() - began
+
+        inspect_frames(WARM_UP)
+        prepared = session.prepare(meter.last_image)
+        bare_loop(session, prepared, WARM_UP)
+        meter.clear()
+        line_s = bare_s = 0.0
+        per_block = -(-frames // BLOCKS)
+        for _ in range(BLOCKS):
+            line_s += inspect_frames(per_block)
+            bare_s += bare_loop(session, prepared, per_block)
+        shape = meter.last_image.shape
+        rss = rss_mb(line.source.pid)
+        total = per_block * BLOCKS
+        return report(meter, frames=total, shape=shape, line_s=line_s, bare_s=bare_s, rss=rss)
+
+
+class Meter:
+    """Stands between camera and loop and takes the times of both ends of each round."""
+
+    def __init__(self, frames: Iterator[Frame]) -> None:
+        self._frames = frames
+        self._allowed = 0
+        self._began_ns = 0
+        self._grab_ms = 0.0
+        self.rounds: list[dict[str, float]] = []
+        self.overhead_ms: list[float] = []
+        self.last_image: NDArray[np.uint8] = np.zeros((1, 1), np.uint8)
+
+    def allow(self, count: int) -> None:
+        """Let the next ``count`` frames pass."""
+        self._allowed = count
+
+    def clear(self) -> None:
+        """Forget what was measured so far."""
+        self.rounds.clear()
+        self.overhead_ms.clear()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield frames; time spent waiting for the camera is left out."""
+        for _ in range(self._allowed):
+            asked_ns = time.monotonic_ns()
+            frame = next(self._frames)
+            self._began_ns = max(asked_ns, frame.received_ns)
+            self._grab_ms = (time.monotonic_ns() - self._began_ns) / 1e6
+            self.last_image = frame.image
+            yield frame
+
+    def beat(self, result: Result) -> None:
+        """Take the round's end: the loop calls it last."""
+        total_ms = (time.monotonic_ns() - self._began_ns) / 1e6
+        latency = result.latency
+        self.rounds.append(
+            {
+                "grab": self._grab_ms,
+                "prepare": latency.prepare,
+                "infer": latency.infer,
+                "decide": latency.decide,
+                "record": latency.record,
+                "publish": latency.publish,
+                "total": total_ms,
+            }
+        )
+        self.overhead_ms.append(total_ms - latency.infer)
+
+
+def bare_loop(session: Session, prepared: NDArray[np.uint8], count: int) -> float:
+    """Run the graph ``count`` times on one prepared image and nothing else; return seconds."""
+    began = time.perf_counter()
+    for _ in range(count):
+        session.run(prepared)
+    return time.perf_counter() - began
+
+
+def report(
+    meter: Meter, *, frames: int, shape: tuple[int, ...], line_s: float, bare_s: float, rss: float
+) -> dict[str, Any]:
+    """Put the figures together as ``lineward bench --json`` prints them."""
+    stages = {}
+    for stage in STAGES:
+        p50, p99, p999 = np.quantile([times[stage] for times in meter.rounds], [0.5, 0.99, 0.999])
+        stages[stage] = {"p50_ms": round(p50, 3), "p99_ms": round(p99, 3), "p999_ms": round(p999, 3)}
+    return {
+        "frames": frames,
+        "width": shape[1],
+        "height": shape[0],
+        "stages": stages,
+        "fps": round(frames / line_s, 2),
+        "bare_ort_fps": round(frames / bare_s, 2),
+        "ratio_to_bare_ort": round(bare_s / line_s, 3),
+        "overhead_p99_ms": round(float(np.quantile(meter.overhead_ms, 0.99)), 3),
+        "rss_mb": round(rss, 1),
+    }
+
+
+def print_report(figures: dict[str, Any]) -> None:
+    """Print the figures as a table."""
+    table = Table("stage", "p50 ms", "p99 ms", "p99.9 ms", title=f"{figures['width']} x {figures['height']}")
+    for stage, times in figures["stages"].items():
+        table.add_row(stage, *(f"{ms:.3f}" for ms in times.values()))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{figures['fps']} frames/s, {figures['ratio_to_bare_ort']:.2f} of the {figures['bare_ort_fps']} "
+        "of a bare ONNX Runtime loop in the same run"
+    )
+    console.print(
+        f"around session.run: p99 {figures['overhead_p99_ms']} ms; both processes together {figures['rss_mb']} MB"
+    )
+
+
+def rss_mb(camera_pid: int | None) -> float:
+    """Return the resident size of this process and the camera process in megabytes; the ring counts in both."""
+    total = 0
+    for pid in (os.getpid(), camera_pid):
+        for row in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines() if pid else ():
+            if row.startswith("VmRSS:"):
+                total += int(row.split()[1])
+    return total / 1024
+
+
+def _config(path: Path | None, root: Path, port: int, width: int, height: int) -> Config:
+    """Bench a station's own camera and model, or a simulated camera; storage and broker are the bench's own."""
+    own = {"mqtt": {"host": "127.0.0.1", "port": port}, "storage": {"root": str(root)}}
+    if path is not None:
+        config = load_config(path)
+        return Config.model_validate({**config.model_dump(), **own})
+    model = ensure_model(cache_dir() / "demo", "bracket", quiet=False)
+    camera = {
+        "driver": "simulated",
+        "width": width,
+        "height": height,
+        "rate_hz": 0,
+        "prerender": 16,  # measure the line and not the renderer
+    }
+    return Config.model_validate({"camera": camera, "inspection": {"model": str(model)}, **own})

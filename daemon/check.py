@@ -1,0 +1,110 @@
+"""`lineward check`: try everything a station needs, once, and say what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lineward.daemon.publish import probe_broker
+from lineward.daemon.service import broker_settings, load_session
+from lineward.drivers.camera import CameraError, Frame
+from lineward.drivers.process import CameraProcess
+from lineward.models.bundle import BundleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lineward.daemon.config import Config
+
+FIRST_FRAME_S = 5.0
+LOW_DISK_GB = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was tried."""
+
+    what: str
+    fine: bool
+    text: str
+
+    def to_json(self) -> dict[str, object]:
+        """Return the form of ``lineward check --json``."""
+        return {"what": self.what, "fine": self.fine, "text": self.text}
+
+
+def check_all(config: Config) -> list[Finding]:
+    """Try storage, model, camera and broker; never raises for what it finds."""
+    return [
+        Finding("config", fine=True, text=f"station {config.station.base_topic}"),
+        check_storage(config.storage.root),
+        check_model(config),
+        check_camera(config),
+        check_broker(config),
+    ]
+
+
+def check_storage(root: Path) -> Finding:
+    """Write a file to the storage folder, and look at the space that is left."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root) as probe:
+            probe.write(b"x")
+            probe.flush()
+            os.fsync(probe.fileno())
+        free_gb = shutil.disk_usage(root).free / 1e9
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return Finding("storage", False, f"{root}: {reason}; mend it or choose another storage.root")
+    if free_gb < LOW_DISK_GB:
+        return Finding("storage", False, f"{root}: {free_gb:.2f} GB free; make room or lower storage.max_gb")
+    return Finding("storage", True, f"{root}: writable, {free_gb:.1f} GB free")
+
+
+def check_model(config: Config) -> Finding:
+    """Load and warm the model."""
+    try:
+        session = load_session(config)
+    except BundleError as error:
+        return Finding("model", False, str(error))
+    manifest = session.manifest
+    if session.missing_providers:
+        missing = ", ".join(session.missing_providers)
+        return Finding("model", False, f"{missing} is not available here; judged by {session.providers[0]} instead")
+    size = f"{manifest.input.width}x{manifest.input.height}"
+    return Finding("model", True, f"{manifest.product} {manifest.version}, input {size}, {session.providers[0]}")
+
+
+def check_camera(config: Config) -> Finding:
+    """Open the camera in a process of its own, write the settings, and take one frame."""
+    camera = CameraProcess(config.camera.driver, config.camera.driver_options())
+    try:
+        info = camera.open()
+        camera.configure(config.camera.settings)
+        camera.start()
+        if config.camera.trigger != "free_run":
+            return Finding("camera", True, f"{info.name} (serial {info.serial}) opened; waits for triggers")
+        got = camera.grab(FIRST_FRAME_S)
+    except CameraError as error:
+        return Finding("camera", False, str(error))
+    finally:
+        camera.close()
+    if not isinstance(got, Frame):
+        text = got.detail or f"no frame within {FIRST_FRAME_S:g} s; check trigger mode, exposure and cable"
+        return Finding("camera", False, f"{info.name} (serial {info.serial}): {text}")
+    height, width = got.image.shape[:2]
+    return Finding("camera", True, f"{info.name} (serial {info.serial}), {width}x{height}")
+
+
+def check_broker(config: Config) -> Finding:
+    """Log in to the broker."""
+    try:
+        settings = broker_settings(config)
+        trouble = probe_broker(settings)
+    except OSError as error:
+        trouble = f"{error.filename or ''}: {error.strerror or error}"
+    where = f"{config.mqtt.host}:{config.mqtt.port}"
+    return Finding("broker", not trouble, f"{where}: {trouble}" if trouble else f"{where}: connected")

@@ -1,0 +1,232 @@
+"""The command line. Each command imports what it needs when it is called, so that `lineward --help` is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer(
+    name="lineward",
+    help="Visual inspection beside the line: camera in, one answer per part out over MQTT.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file (TOML).", show_default=True)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON object and nothing else.")]
+DEFAULT_CONFIG = Path("/etc/lineward/lineward.toml")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: exit code 0 fine, 1 the thing checked is not fine, 2 wrong usage or bad input."""
+    from lineward.daemon.config import ConfigError
+    from lineward.drivers.camera import CameraError
+    from lineward.images import ImageFileError
+
+    try:
+        app(args=arguments, standalone_mode=True)
+    except (ConfigError, CameraError, ImageFileError) as error:
+        fail(error)
+    except ValueError as error:
+        # BundleError and DatasetError are ValueErrors of modules too heavy to import for every command.
+        if type(error).__module__.startswith("lineward."):
+            fail(error)
+        raise
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fail(error: object) -> None:
+    """Say in one line what is wrong and leave with 2."""
+    sys.stderr.write(f"lineward: {error}\n")
+    sys.exit(2)
+
+
+def version_wanted(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        from lineward import __version__
+
+        typer.echo(f"lineward {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version_wanted, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Visual inspection beside the line: camera in, one answer per part out over MQTT."""
+
+
+@app.command(epilog="Example: `lineward demo --parts 200 --headless`")
+def demo(
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after this many seconds.")] = None,
+    parts: Annotated[int | None, typer.Option(min=1, help="Stop after this many parts.")] = None,
+    rate: Annotated[float, typer.Option("--rate", metavar="HZ", min=0.1, max=200, help="Parts per second.")] = 5.0,
+    headless: Annotated[bool, typer.Option("--headless", help="No progress bars and no colours.")] = False,
+    product: Annotated[str, typer.Option(help="Which simulated product passes by.")] = "bracket",
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where model, ledger and images are kept.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a whole line on this machine: simulated camera, model, inspection, MQTT broker."""
+    from lineward.daemon.demo import run_demo
+
+    run_demo(seconds=seconds, parts=parts, rate_hz=rate, headless=headless, product=product, folder=folder)
+
+
+@app.command(epilog="Example: `lineward run --config /etc/lineward/lineward.toml`")
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="After a replay: seconds to wait until the broker has acknowledged all.")
+    ] = 10.0,
+) -> None:
+    """Run the service: inspect until told to stop."""
+    from lineward.daemon import log, service
+    from lineward.daemon.config import load_config
+
+    with service.stop_on_signals() as stop:
+        loaded = load_config(config)
+        log.set_up(loaded.log.level, parts=loaded.log.parts)
+        service.run(loaded, stop, drain_s=drain_s)
+
+
+@app.command(epilog="Example: `lineward check --config line.toml`")
+def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Check configuration, storage, model, camera and broker; say what is wrong and what to do."""
+    from lineward.daemon.check import check_all
+    from lineward.daemon.config import load_config
+
+    findings = check_all(load_config(config))
+    if as_json:
+        print_json([finding.to_json() for finding in findings])
+    else:
+        for finding in findings:
+            mark = typer.style("ok  ", fg="green") if finding.fine else typer.style("FAIL", fg="red")
+            typer.echo(f"{mark} {finding.what:<8s} {finding.text}")
+    raise typer.Exit(0 if all(finding.fine for finding in findings) else 1)
+
+
+@app.command(epilog="Example: `lineward cameras --producer viky`")
+def cameras(
+    producer: Annotated[
+        list[str] | None,
+        typer.Option(help='A GenTL producer (.cti file), or "viky"; repeat for several. Else GENICAM_GENTL64_PATH.'),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the GenICam cameras that the producers see."""
+    from dataclasses import asdict
+
+    from lineward.drivers import registry
+
+    found = registry.discover("genicam", {"producers": producer or []})
+    if as_json:
+        print_json([asdict(info) for info in found])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("serial", "user id", "model", "vendor", "access", "transport", "producer")
+    for info in found:
+        table.add_row(
+            info.serial, info.user_id, info.name, info.vendor, info.access, info.transport, Path(info.producer).name
+        )
+    Console().print(table if found else "no camera found: check power, cable and the producer's own viewer")
+
+
+@app.command(epilog="Example: `lineward train --data images/ --out tiles.lward`")
+def train(
+    data: Annotated[Path, typer.Option(help="Folder with good/** and defect/TYPE/**, and groups.csv if there is one.")],
+    out: Annotated[Path, typer.Option(help="The bundle to write (.lward).")],
+    product: Annotated[str | None, typer.Option(help="Product name; else the name of the bundle.")] = None,
+    tier: Annotated[str, typer.Option(help="quick: frozen backbone, seconds on a CPU.")] = "quick",
+    seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model from labelled images and write it as one file."""
+    from lineward.daemon.training import train_with_progress
+
+    report = train_with_progress(data, out, product=product or out.stem, tier=tier, seed=seed, quiet=as_json)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        for line in report.sentences():
+            typer.echo(line)
+
+
+@app.command(epilog="Example: `lineward evaluate --model tiles.lward --data images/`")
+def evaluate(
+    model: Annotated[Path, typer.Option(help="A bundle (.lward).")],
+    data: Annotated[Path, typer.Option(help="Folder with good/** and defect/TYPE/**.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Judge labelled images and report error rates with their 95 % intervals."""
+    from lineward.daemon.training import evaluate_with_progress
+
+    evaluation = evaluate_with_progress(model, data, quiet=as_json)
+    if as_json:
+        print_json(evaluation.to_json())
+    else:
+        for line in evaluation.sentences():
+            typer.echo(line)
+
+
+@app.command(epilog="Example: `lineward predict --model tiles.lward part.png`")
+def predict(
+    model: Annotated[Path, typer.Option(help="A bundle (.lward).")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Judge image files; one line per image."""
+    from lineward.daemon.training import predict_files
+
+    predictions, errors = predict_files(model, images)
+    if as_json:
+        print_json(predictions)
+    else:
+        for row in predictions:
+            typer.echo(
+                f"{row['verdict'].upper():<7s} {row['confidence']:6.1%}  defect {row['defect_probability']:6.1%} "
+                f"{row['ms']:7.1f} ms  {row['file']}"
+            )
+    for error in errors:
+        typer.echo(f"lineward: {error}", err=True)
+    raise typer.Exit(2 if errors else 0)
+
+
+@app.command(epilog="Example: `lineward bench --frames 300`")
+def bench(
+    config: Annotated[
+        Path | None, typer.Option(help="Bench this station's camera and model; else a simulated 5 MP camera.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=10, help="Frames to inspect.")] = 300,
+    width: Annotated[int, typer.Option(min=64, help="Image width without --config.")] = 2448,
+    height: Annotated[int, typer.Option(min=64, help="Image height without --config.")] = 2048,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure each stage of the line, and the line against a bare ONNX Runtime loop in the same run."""
+    from lineward.daemon.bench import print_report, run_bench
+
+    report = run_bench(config, frames=frames, width=width, height=height)
+    if as_json:
+        print_json(report)
+    else:
+        print_report(report)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on stdout."""
+    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")

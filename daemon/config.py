@@ -1,0 +1,287 @@
+"""The configuration file: TOML, frozen, unknown keys refused; an error names file, key, value and remedy."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pydantic_core import ErrorDetails
+
+DEFAULT_PATH = Path("/etc/lineward/lineward.toml")
+
+TopicLevel = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used. The message has one line per fault: file, key, value and remedy."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Station(_Section):
+    """Names this inspection station; the base of every MQTT topic is ``lineward/<site>/<line>/<name>``."""
+
+    site: TopicLevel = Field("plant", description="Site: one level of the MQTT topic.")
+    line: TopicLevel = Field("line1", description="Production line: one level of the MQTT topic.")
+    name: TopicLevel = Field("cam1", description="Station: one level of the MQTT topic.")
+
+    @property
+    def base_topic(self) -> str:
+        """Return the base of every topic of this station."""
+        return f"lineward/{self.site}/{self.line}/{self.name}"
+
+
+class _Camera(_Section):
+    trigger: Literal["free_run", "software", "hardware"] = Field(
+        "free_run", description="What starts an exposure: the camera itself, a command, or an electrical signal."
+    )
+    settings: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="GenICam features, written in this order at every opening and read back.",
+    )
+    silence_s: float = Field(
+        2.0, gt=0.2, le=60, description="Seconds without a sign of life after which the camera process is replaced."
+    )
+
+    def driver_options(self) -> dict[str, Any]:
+        """Return the keyword arguments of the driver, ready to cross to the camera process."""
+        return self.model_dump(exclude={"driver", "settings", "silence_s"})
+
+
+class SimulatedCamera(_Camera):
+    """A simulated camera above a simulated line."""
+
+    driver: Literal["simulated"] = Field(description="The simulated camera.")
+    product: str = Field("bracket", description="Which simulated product passes by.")
+    seed: int = Field(0, ge=0, description="Same seed, same parts, same frames.")
+    width: int = Field(640, ge=64, le=8192, description="Image width in pixels.")
+    height: int = Field(512, ge=64, le=8192, description="Image height in pixels.")
+    rate_hz: float = Field(5.0, ge=0, le=1000, description="Parts per second; 0: as fast as they are taken.")
+    defect_rate: float = Field(0.1, ge=0, le=1, description="Share of defective parts.")
+    faults: list[str] = Field(default_factory=list, description="Scripted faults, as the reference lists them.")
+    limit: int | None = Field(None, ge=1, description="Stop after this many parts; empty: go on for ever.")
+    prerender: int = Field(0, ge=0, le=256, description="Frames rendered at start and replayed (benchmarks).")
+
+
+class FolderCamera(_Camera):
+    """Replays a folder of image files."""
+
+    driver: Literal["folder"] = Field(description="Replay of image files.")
+    folder: Path = Field(Path("images"), description="Folder of PNG, JPEG, TIFF or BMP files, read in sorted order.")
+    loop: bool = Field(False, description="Begin again after the last file.")
+    rate_hz: float = Field(0.0, ge=0, le=1000, description="Files per second; 0: as fast as taken, none dropped.")
+    significant_bits: int = Field(16, ge=9, le=16, description="Bits that carry the picture in a 16-bit file.")
+
+
+class GenicamCamera(_Camera):
+    """An industrial camera behind a GenTL producer."""
+
+    driver: Literal["genicam"] = Field(description="A GenICam camera through a GenTL producer.")
+    producers: list[str] = Field(
+        default_factory=list,
+        description='GenTL producers (.cti files); "viky" is the simulator inside the genicam package; '
+        "empty: those in GENICAM_GENTL64_PATH.",
+    )
+    serial: str = Field("", description="Serial number of the camera.")
+    user_id: str = Field("", description="User-defined name of the camera, instead of its serial number.")
+
+    @model_validator(mode="after")
+    def _one_selector(self) -> GenicamCamera:
+        if bool(self.serial) == bool(self.user_id):
+            raise ValueError('give either serial = "..." or user_id = "..."; `lineward cameras` lists them')
+        return self
+
+
+class Inspection(_Section):
+    """How parts are judged."""
+
+    model: Path = Field(description="A model bundle (.lward file), or the name of a product in the model store.")
+    deadline_ms: int = Field(500, ge=5, le=600_000, description="Milliseconds from trigger to answer.")
+    providers: list[str] = Field(
+        default_factory=lambda: ["CPUExecutionProvider"],
+        min_length=1,
+        description="ONNX Runtime execution providers in order of wish; a fallback raises an alarm.",
+    )
+    threads: int = Field(2, ge=1, le=64, description="Threads of ONNX Runtime within one judgement.")
+
+
+class Tls(_Section):
+    """TLS to the broker; the host name is always checked."""
+
+    ca_file: Path | None = Field(None, description="CA certificate; empty: those of the system.")
+    cert_file: Path | None = Field(None, description="Client certificate.")
+    key_file: Path | None = Field(None, description="Key of the client certificate.")
+
+    @model_validator(mode="after")
+    def _pair(self) -> Tls:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together: give both or neither")
+        return self
+
+
+class Mqtt(_Section):
+    """The broker that the line listens to."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Host name or address of the broker.")
+    port: int = Field(1883, ge=1, le=65535, description="TCP port of the broker; with TLS usually 8883.")
+    protocol: Literal["3.1.1", "5"] = Field("5", description="MQTT version.")
+    client_id: str = Field(
+        "", max_length=64, description="Client id, unique on the broker; empty: made from the station's names."
+    )
+    username: str | None = Field(None, description="User name at the broker.")
+    password_file: Path | None = Field(None, description="File that holds the password; never write it here.")
+    keepalive_s: int = Field(15, ge=5, le=600, description="Keep-alive interval in seconds.")
+    tls: Tls | None = Field(None, description="TLS settings; empty: plain TCP.")
+
+
+class Storage(_Section):
+    """Where results and images are kept."""
+
+    root: Path = Field(Path("/var/lib/lineward"), description="Folder of ledger, outbox, images and models.")
+    max_gb: float = Field(20, gt=0, description="Quota of all kept images in gigabytes; the oldest go first.")
+
+
+class Review(_Section):
+    """Which frames are kept for a person to look at."""
+
+    keep_per_hour: int = Field(200, ge=0, description="At most this many images an hour.")
+    keep_fails: bool = Field(False, description="Keep the images of failed parts too, within the same budget.")
+
+
+class Log(_Section):
+    """What the operator reads."""
+
+    parts: bool = Field(True, description="One line per part at level INFO.")
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level shown.")
+
+
+class Config(_Section):
+    """The whole configuration of one station."""
+
+    station: Station = Field(default_factory=Station, description="Where this station stands.")
+    camera: Annotated[SimulatedCamera | FolderCamera | GenicamCamera, Field(discriminator="driver")] = Field(
+        description="The camera and how it is triggered."
+    )
+    inspection: Inspection = Field(description="The model and the deadline.")
+    mqtt: Mqtt = Field(default_factory=Mqtt, description="The broker.")
+    storage: Storage = Field(default_factory=Storage, description="The disk.")
+    review: Review = Field(default_factory=Review, description="Frames kept for review.")
+    log: Log = Field(default_factory=Log, description="The log.")
+
+    @field_validator("camera", mode="before")
+    @classmethod
+    def _driver_named(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "driver" not in value:
+            raise ValueError('driver is missing; add driver = "simulated", "folder" or "genicam"')
+        return value
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file; relative paths in it are relative to its folder.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, is not TOML, or holds a wrong key or value.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; give the file with --config FILE") from error
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{path}: {_explain(detail)}" for detail in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+    return _with_absolute_paths(config, path.resolve().parent)
+
+
+def _explain(detail: ErrorDetails) -> str:
+    """Turn one of pydantic's findings into place, value and remedy."""
+    drivers = {"simulated", "folder", "genicam"}
+    location = [str(part) for part in detail["loc"]]
+    if location[:1] == ["camera"] and len(location) > 1 and location[1] in drivers:
+        del location[1]
+    key = ".".join(location)
+    value = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"{key} = {value!r}: no such key{_did_you_mean(detail)}"
+        case "missing":
+            return f"{key}: is missing; add it"
+        case "union_tag_invalid":
+            return f'{key}.driver: unknown driver; use "simulated", "folder" or "genicam"'
+        case "value_error":
+            shown = "" if isinstance(value, dict) else f" = {value!r}"
+            return f"{key}{shown}: {detail['ctx']['error']!s}"
+        case _:
+            message = detail["msg"][0].lower() + detail["msg"][1:]
+            return f"{key} = {value!r}: {message}"
+
+
+def _did_you_mean(detail: ErrorDetails) -> str:
+    model: Any = Config
+    for part in detail["loc"][:-1]:
+        model = _child(model, str(part))
+    if model is None:
+        return "; remove it"
+    known = sorted(model.model_fields)
+    close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known keys are {', '.join(known)}"
+
+
+def _child(model: Any, name: str) -> Any:
+    """Find the section model below ``model``; a driver's name picks the camera."""
+    if isinstance(model, tuple):
+        return next((m for m in model if get_args(m.model_fields["driver"].annotation) == (name,)), None)
+    if model is None or name not in model.model_fields:
+        return None
+    annotation = model.model_fields[name].annotation
+    sections = tuple(m for m in _sections(annotation))
+    if len(sections) > 1:
+        return sections
+    return sections[0] if sections else None
+
+
+def _sections(annotation: Any) -> Iterable[type[_Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, _Section):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
+
+
+def _with_absolute_paths(config: Config, folder: Path) -> Config:
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else folder / path.expanduser()
+
+    camera = config.camera
+    if isinstance(camera, FolderCamera):
+        camera = camera.model_copy(update={"folder": absolute(camera.folder)})
+    elif isinstance(camera, GenicamCamera):
+        producers = [str(absolute(Path(p))) if p.endswith(".cti") else p for p in camera.producers]
+        camera = camera.model_copy(update={"producers": producers})
+    tls = config.mqtt.tls
+    if tls is not None:
+        tls = tls.model_copy(update={name: absolute(getattr(tls, name)) for name in type(tls).model_fields})
+    mqtt = config.mqtt.model_copy(update={"password_file": absolute(config.mqtt.password_file), "tls": tls})
+    model = config.inspection.model
+    if model.suffix:  # a product of the model store has none
+        model = folder / model.expanduser()
+    inspection = config.inspection.model_copy(update={"model": model})
+    storage = config.storage.model_copy(update={"root": absolute(config.storage.root)})
+    return config.model_copy(update={"camera": camera, "mqtt": mqtt, "inspection": inspection, "storage": storage})

@@ -1,0 +1,143 @@
+"""`lineward demo`: a whole line on one machine, and what it got right."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lineward.daemon.broker import EmbeddedBroker
+
+from lineward import __version__
+from lineward.daemon import log, service
+from lineward.daemon.config import Config
+from lineward.daemon.ledger import Ledger
+from lineward.daemon.ledger_read import LedgerReader
+from lineward.daemon.training import cache_dir, progress_bar
+from lineward.drivers.simulated import write_dataset
+from lineward.drivers.simulation.scene import truth
+from lineward.models.bundle import BundleError, load_manifest
+from lineward.models.quick import train_quick
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lineward.daemon.ledger_read import Row
+
+TRAINING_SEED = 1000
+"""The line's own parts come from another seed: no part of the training ever passes by."""
+
+GOOD, DEFECTIVE = 400, 120
+DEFECT_RATE = 0.15
+WIDTH, HEIGHT = 640, 512
+
+
+def run_demo(
+    *,
+    seconds: float | None,
+    parts: int | None,
+    rate_hz: float,
+    headless: bool,
+    product: str,
+    folder: Path | None,
+) -> None:
+    """Train on first use, then inspect simulated parts until told to stop, and compare with the simulation's truth."""
+    home = folder or cache_dir() / "demo"
+    log.set_up("INFO", parts=True)
+    say = logging.getLogger("lineward.demo").info
+    model = ensure_model(home, product, quiet=headless)
+    storage = home / "line"
+    ledger = Ledger(storage)
+    first = ledger.last_seq + 1
+    ledger.close()
+    with service.stop_on_signals() as stop, EmbeddedBroker() as broker:
+        config = Config.model_validate(
+            {
+                "station": {"site": "demo", "line": "line1", "name": product},
+                "camera": {
+                    "driver": "simulated",
+                    "product": product,
+                    "seed": first,  # every demo sees parts that no demo saw before
+                    "width": WIDTH,
+                    "height": HEIGHT,
+                    "rate_hz": rate_hz,
+                    "defect_rate": DEFECT_RATE,
+                    "limit": parts,
+                },
+                "inspection": {"model": str(model)},
+                "mqtt": {"host": "127.0.0.1", "port": broker.port},
+                "storage": {"root": str(storage)},
+            }
+        )
+        say("broker on 127.0.0.1:%d; watch it: mosquitto_sub -p %d -t 'lineward/#' -v", broker.port, broker.port)
+        say("uncertain parts are kept in %s; stop with Ctrl-C", storage / "images")
+        timer = threading.Timer(seconds, stop.set) if seconds is not None else None
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        health = service.run(config, stop)
+        if timer is not None:
+            timer.cancel()
+    rows = list(LedgerReader(storage / "ledger.sqlite3").rows(after_seq=first - 1))
+    for line in summary(rows, product=product, seed=first):
+        say("%s", line)
+    say("trigger to answer in milliseconds: %s", ", ".join(f"{name} {ms}" for name, ms in health.latency_ms().items()))
+
+
+def ensure_model(home: Path, product: str, *, quiet: bool) -> Path:
+    """Return the demo's model for a product; render images and train it when there is none of this version yet."""
+    say = logging.getLogger("lineward.demo").info
+    bundle = home / "models" / f"{product}-{__version__}.lward"
+    try:
+        load_manifest(bundle)
+    except BundleError:
+        pass
+    else:
+        return bundle
+    say("first use: training a model for the simulated product %r (once)", product)
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    images = Path(tempfile.mkdtemp(prefix="lineward-demo-"))
+    try:
+        with progress_bar(quiet=quiet) as progress:
+            write_dataset(
+                images,
+                product=product,
+                seed=TRAINING_SEED,
+                n_good=GOOD,
+                n_defect=DEFECTIVE,
+                width=WIDTH,
+                height=HEIGHT,
+                progress=lambda done, of: progress("rendering images", done, of),
+            )
+            report = train_quick(images, bundle, product=product, cache_dir=home / "features", progress=progress)
+    finally:
+        shutil.rmtree(images, ignore_errors=True)
+    for line in report.sentences():
+        say("%s", line)
+    return bundle
+
+
+def summary(rows: Sequence[Row], *, product: str, seed: int) -> list[str]:
+    """Compare answers with what was really on the belt; the simulation knows."""
+    if not rows:
+        return ["no part was inspected"]
+    table: Counter[tuple[bool, str]] = Counter()
+    for row in rows:
+        if row.frame_id is None:
+            continue
+        good = truth(row.frame_id, product=product, seed=seed, defect_rate=DEFECT_RATE).good
+        table[good, row.verdict] += 1
+    verdicts = Counter(row.verdict for row in rows)
+    good = sum(n for (is_good, _), n in table.items() if is_good)
+    bad = sum(n for (is_good, _), n in table.items() if not is_good)
+    return [
+        f"{len(rows)} parts, {len(rows)} answers: "
+        + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common()),
+        f"of {good} good parts {table[True, 'fail']} were rejected and {table[True, 'review']} sent to review",
+        f"of {bad} defective parts {table[False, 'pass']} escaped, {table[False, 'fail']} were rejected, "
+        f"{table[False, 'review']} sent to review",
+    ]

@@ -1,0 +1,226 @@
+"""The files of the ledger: schema, opening, what to do with a damaged one, and the number that must not be used twice."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import mmap
+import os
+import re
+import sqlite3
+import time
+from pathlib import Path
+
+log = logging.getLogger("lineward.ledger")
+
+SCHEMA = 1
+"""Version of the tables, kept in SQLite's ``user_version``."""
+
+POWER_CUT_GAP = 10_000
+"""Numbers left out after a power cut, which may have taken the rows of the last second or two with it."""
+
+CHECKED_AT_START_BYTES = 64 << 20
+"""Files up to this size are checked page by page at the start: 0.1 s per 64 MiB from cache."""
+
+_TABLES = """
+CREATE TABLE results (
+    seq INTEGER PRIMARY KEY,
+    trigger_ns INTEGER NOT NULL,   -- wall clock, nanoseconds since 1970, UTC
+    recorded_ns INTEGER NOT NULL,
+    deadline_ns INTEGER,           -- null: nobody waits (replay)
+    verdict TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    part_id TEXT NOT NULL,
+    frame_id INTEGER,
+    camera_serial TEXT NOT NULL,
+    product TEXT NOT NULL,
+    model_sha256 TEXT NOT NULL,
+    confidence REAL NOT NULL,
+    late INTEGER NOT NULL,
+    acked INTEGER NOT NULL DEFAULT 0,
+    payload BLOB NOT NULL          -- JSON of the topic `result`
+);
+CREATE INDEX outbox ON results (seq) WHERE acked = 0;
+CREATE INDEX by_trigger ON results (trigger_ns);
+CREATE INDEX by_part ON results (part_id) WHERE part_id != '';
+CREATE TABLE images (
+    id TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    path TEXT NOT NULL,            -- relative to the storage root
+    bytes INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    created_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX images_by_age ON images (created_ns);
+"""
+
+
+class LedgerError(OSError):
+    """The ledger cannot do what was asked; the message says what to do."""
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """Open the database for writing, creating it when it is missing.
+
+    Raises
+    ------
+    LedgerError
+        The file was written by a newer version.
+    sqlite3.Error
+        It is damaged, or its folder cannot be written.
+    """
+    db = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
+    try:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA:
+            raise LedgerError(
+                f"{path}: written by a newer Lineward (schema {version}, this one knows {SCHEMA}); "
+                "install that version, or name another storage root"
+            )
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint = 0")  # never in the loop's thread: it would wait for the disk
+        if version == 0:
+            db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+        elif path.stat().st_size <= CHECKED_AT_START_BYTES:
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(f"database disk image is malformed: {verdict}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Tell whether an error means that the file itself is broken, so that trying again cannot help."""
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    name = getattr(error, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in str(error)
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a damaged database with its companions and return the new name; nothing is deleted."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    for number in range(2, 1000):
+        if not aside.exists():
+            break
+        aside = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
+    for tail in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + tail).rename(aside.with_name(aside.name + tail))
+    return aside
+
+
+def salvage_seq(aside: Path) -> int:
+    """Find the highest number in a damaged database by looking for payloads in its bytes; 0 when there is none."""
+    highest = 0
+    for name in (aside, aside.with_name(aside.name + "-wal")):
+        with contextlib.suppress(OSError, ValueError), name.open("rb") as file:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                for match in re.finditer(rb'\{"schema_version":\d+,"seq":(\d{1,18}),', data):
+                    highest = max(highest, int(match[1]))
+    return highest
+
+
+def salvage_outbox(aside: Path, db: sqlite3.Connection) -> int:
+    """Copy what can still be read of the unacknowledged rows of a damaged database; return how many."""
+    copied = 0
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(aside)) as old:
+        for row in old.execute("SELECT * FROM results WHERE acked = 0 ORDER BY seq"):
+            copied += db.execute(f"INSERT OR IGNORE INTO results VALUES ({','.join('?' * len(row))})", row).rowcount  # noqa: S608 - only question marks
+    return copied
+
+
+def explain(error: BaseException, path: Path) -> str:
+    """Say in one line what keeps the ledger from being written and what to do about it."""
+    name = getattr(error, "sqlite_errorname", "") or errno.errorcode.get(getattr(error, "errno", None) or 0, "")
+    if name in {"SQLITE_FULL", "ENOSPC", "EDQUOT"}:
+        return f"the disk of {path.parent} is full: free some space"
+    if name.startswith("SQLITE_READONLY") or name in {
+        "SQLITE_CANTOPEN",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+        "ENOENT",
+        "ENOTDIR",
+    }:
+        return f"{path} cannot be written: check that {path.parent} exists, is mounted for writing and belongs to us"
+    if is_damaged(error):
+        return f"{path} is damaged: it is being moved aside"
+    if name.startswith("SQLITE_IOERR") or name in {"EIO", "EFBIG"}:
+        return f"{path} cannot be written (input/output error): check the disk and its limits"
+    return f"{path} cannot be written ({error}): check the disk"
+
+
+def boot_id() -> str:
+    """Return the kernel's name for the time since it was started; a dash where there is none."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or "-"
+    return "-"
+
+
+class SeqFile:
+    """Remembers the last number given out, in a small file beside the database, and locks the folder for one process.
+
+    The database knows the number too. The file is for the days when the database is lost, or when results had to stay
+    in memory: a number that is used twice could let a part through, a gap cannot. One line of 64 bytes is overwritten in
+    place for each result (2 us), which works on a full disk as well.
+
+    Raises
+    ------
+    LedgerError
+        Another process uses this folder.
+    OSError
+        The file can be neither written nor read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._boot = boot_id()
+        self.last = 0
+        self.power_cut = False
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self.writable = True
+        except OSError:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.writable = False
+        try:
+            self._lock(path)
+            self._read()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _lock(self, path: Path) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LedgerError(
+                f"{path.parent}: another Lineward writes here; stop it, or name another storage root"
+            ) from error
+
+    def _read(self) -> None:
+        fields = os.pread(self._fd, 64, 0).decode("ascii", "replace").split()
+        if len(fields) == 3 and fields[0].isdigit():
+            self.last = int(fields[0])
+            self.power_cut = fields[1] != self._boot and fields[2] != "clean"
+
+    def write(self, seq: int, mark: str = "open") -> None:
+        """Overwrite the number in place; trouble is ignored, because the database is the first to know and to tell."""
+        if self.writable:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._fd, f"{seq:>18d} {self._boot:<36s} {mark:<7s}\n".encode(), 0)
+
+    def sync(self) -> None:
+        """Wait until the number is on the disk."""
+        if self.writable:
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Give the folder free."""
+        os.close(self._fd)

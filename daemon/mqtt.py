@@ -1,0 +1,267 @@
+"""One connection to an MQTT broker, from connect to loss: a fresh paho client each time, driven by the caller's thread.
+
+paho keeps unacknowledged messages in memory and sends them again after a reconnect. For a PLC that would be an answer
+about a part that is long gone, so a client that lost its connection is thrown away with everything in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import struct
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from paho.mqtt.reasoncodes import ReasonCode
+
+TAKEN_OVER = 0x8E
+"""MQTT 5 reason of a broker that gives the connection to another client with the same id."""
+
+MOST_IN_FLIGHT = 32
+"""Messages sent and not acknowledged; a broker may ask for fewer (Mosquitto: 20 on MQTT 5).
+
+paho reads as many acknowledgements in one go, at 30 us each, before it lets another thread have Python's lock.
+"""
+
+
+class RefusedError(PermissionError):
+    """The broker does not want us: somebody has to change a name, a password, a certificate or a right."""
+
+
+class LostError(ConnectionError):
+    """The connection is gone; ``code`` is the reason a broker gave on MQTT 5, else 0."""
+
+    def __init__(self, why: str, code: int = 0) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS 1.2 or newer; the broker's name is always checked. Without ``ca_file`` the system's authorities count."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context; raises `OSError` or `ssl.SSLError` for a file that cannot be used."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.cert_file is not None:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        return context
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the broker is and who we are there.
+
+    Attributes
+    ----------
+    protocol
+        "3.1.1" or "5".
+    keepalive_s
+        The broker fires the last will after 1.5 times this long without a word from us.
+    """
+
+    host: str
+    port: int
+    client_id: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: Tls | None = None
+    protocol: str = "5"
+    keepalive_s: int = 15
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Connection:
+    """Connects when made; afterwards `publish` and `step` until one of them raises `LostError`, then `abort`.
+
+    Parameters
+    ----------
+    endpoint
+        The broker.
+    will_topic, will_payload
+        The retained message that the broker sends when we vanish.
+    timeout_s
+        For each of: TCP connect, TLS handshake, the broker's answer to CONNECT.
+    silence_s
+        A message that is not acknowledged within this time means that the connection is dead.
+
+    Raises
+    ------
+    RefusedError
+        The broker said no.
+    LostError
+        It accepted the connection and then said nothing, or hung up.
+    OSError
+        It cannot be reached, or TLS failed (`ssl.SSLError`).
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, will_topic: str, will_payload: bytes, *, timeout_s: float, silence_s: float
+    ) -> None:
+        self._v5 = endpoint.protocol == "5"
+        self._silence_s = silence_s
+        self._sent: dict[int, tuple[int, float]] = {}  # message id -> (tag, monotonic seconds)
+        self._acked: list[int] = []
+        self._refused: str = ""
+        self._lost: tuple[str, int] | None = None
+        self._accepted: Properties | None = None
+        self._most = MOST_IN_FLIGHT
+        self._client = client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=endpoint.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client.max_inflight_messages = 0  # the window is ours; paho's own makes each acknowledgement cost O(window)
+        client.connect_timeout = timeout_s
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.will_set(will_topic, will_payload, qos=1, retain=True)
+        client.username_pw_set(endpoint.username, endpoint.password)
+        if endpoint.tls is not None:
+            client.tls_set_context(endpoint.tls.context())
+        try:
+            client.connect(endpoint.host, endpoint.port, endpoint.keepalive_s)
+            sock = self._socket()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else an answer may wait 40 ms for an ACK
+            deadline = time.monotonic() + timeout_s
+            while self._accepted is None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise LostError(f"accepts the connection and then says nothing for {timeout_s:g} s")  # noqa: TRY301
+                self.step(left)
+        except BaseException:
+            self.abort()
+            raise
+        with contextlib.suppress(AttributeError):
+            self._most = min(self._most, int(self._accepted.ReceiveMaximum))
+
+    # ---- paho's callbacks
+
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
+        if reason.is_failure:
+            self._refused = f"refuses us: {reason}"
+        else:
+            self._accepted = properties or Properties(PacketTypes.CONNACK)
+
+    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: ReasonCode, _properties: Any) -> None:
+        said = bool(flags.is_disconnect_packet_from_server)
+        self._lost = (f"closed the connection: {reason}" if said else "connection lost", int(reason.value) if said else 0)
+
+    def _on_publish(self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
+        tag, _ = self._sent.pop(mid, (0, 0.0))
+        if reason.is_failure:
+            self._refused = f"refuses a message: {reason}; check its access rules for this client"
+        elif tag:
+            self._acked.append(tag)
+
+    # ---- the caller's side
+
+    @property
+    def room(self) -> int:
+        """How many more messages may be sent before one must be acknowledged."""
+        return self._most - len(self._sent)
+
+    @property
+    def in_flight(self) -> int:
+        """Messages sent and not acknowledged."""
+        return len(self._sent)
+
+    @property
+    def waiting_s(self) -> float:
+        """Age of the oldest message that is not acknowledged, in seconds; 0 when there is none."""
+        for _, sent_s in self._sent.values():  # in order of sending
+            return time.monotonic() - sent_s
+        return 0.0
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int = 0, tag: int = 0) -> None:
+        """Send one message with QoS 1; `step` returns a ``tag`` other than 0 once the broker has it.
+
+        ``expiry_s`` is whole seconds, 0 for none, and has no effect on MQTT 3.1.1. Raises `LostError`.
+        """
+        properties = None
+        if expiry_s and self._v5:
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.MessageExpiryInterval = expiry_s
+        info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise LostError(*(self._lost or ("connection lost", 0)))
+        self._sent[info.mid] = (tag, time.monotonic())
+
+    def step(self, timeout_s: float, wake_fd: int = -1) -> list[int]:
+        """Wait for the network or ``wake_fd``, at most ``timeout_s``; return the tags acknowledged meanwhile.
+
+        Raises `LostError` or `RefusedError`.
+        """
+        client = self._client
+        sock = self._socket()
+        poll = select.poll()
+        poll.register(sock, select.POLLIN | (select.POLLOUT if client.want_write() else 0))
+        if wake_fd >= 0:
+            poll.register(wake_fd, select.POLLIN)
+        hidden = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        events = dict(poll.poll(0 if hidden else max(timeout_s, 0) * 1000))
+        ready = events.get(sock.fileno(), 0)
+        if hidden or ready & ~select.POLLOUT:
+            client.loop_read()
+        if ready & select.POLLOUT:
+            client.loop_write()
+        client.loop_misc()
+        if self._refused:
+            raise RefusedError(self._refused)
+        if self._lost is not None:
+            raise LostError(*self._lost)
+        if self.waiting_s > self._silence_s:
+            raise LostError(f"acknowledges nothing for {self._silence_s:g} s")
+        acked, self._acked = self._acked, []
+        return acked
+
+    def finish(self, timeout_s: float) -> list[int]:
+        """Wait until everything is acknowledged, say good-bye (no last will) and hang up; return the last tags."""
+        deadline = time.monotonic() + timeout_s
+        acked: list[int] = []
+        with contextlib.suppress(OSError):
+            while self._sent and (left := deadline - time.monotonic()) > 0:
+                acked += self.step(left)
+            if not self._sent:
+                self._client.disconnect()
+                while self._client.want_write() and (left := deadline - time.monotonic()) > 0:
+                    self.step(left)
+        acked += self._acked
+        self.abort()
+        return acked
+
+    def abort(self) -> None:
+        """Hang up hard: what the kernel has not sent yet must not reach a PLC when the cable is back."""
+        sock = self._client.socket()
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # type: ignore[attr-defined]
+            self._client.on_disconnect = None
+            with contextlib.suppress(OSError):
+                sock.close()
+
+    def _socket(self) -> socket.socket:
+        sock = self._client.socket()
+        if sock is None:
+            raise LostError(*(self._lost or ("connection lost", 0)))
+        return sock  # type: ignore[return-value]

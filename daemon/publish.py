@@ -1,0 +1,450 @@
+"""Results on their way to the line: `Publisher` hands them to the broker from a thread of its own.
+
+Two streams leave here. `result` carries every answer in order, out of the ledger's outbox whenever the direct way was
+not open, and an answer leaves the outbox only when the broker has acknowledged it. `result/plc`, `result/verdict` and
+`result/part_id` carry an answer now or never: a PLC must not act on a part that is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lineward.daemon.mqtt import TAKEN_OVER, Connection, Endpoint, LostError, RefusedError, Tls
+from lineward.daemon.result import mark_late, plc_string
+from lineward.daemon.retry import Outage, delay_s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lineward.daemon.ledger import Ledger, OutboxRow
+    from lineward.daemon.result import Result
+
+__all__ = ["Endpoint", "Publisher", "Tls"]
+
+log = logging.getLogger("lineward.mqtt")
+
+HEARTBEAT_S = 1.0
+STATS_S = 10.0
+CONNECT_S = 3.0
+FRESH_QUEUE = 256
+"""Answers that may wait for this thread; beyond that they come from the ledger, late for a PLC."""
+READ_ROWS = 32
+KEPT_FREE = 8
+"""Places of the window that a backlog may not take: an answer for the PLC is four messages."""
+BURST_ROWS = 8
+BREATH_S = 0.0002
+"""After so many rows of a backlog the thread sleeps so long. Without it the loop waits for Python's lock: `record` took
+4.8 ms at p99 during a drain."""
+QUICK_LOSS_S = 30.0
+"""A connection that the broker ends sooner, three times in a row, smells of a second client with our id."""
+GIVE_UP_S = 1.5
+"""The longest a stop waits for a thread that may hang in a TCP connect."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Handed:
+    result: Result
+    useful_until_s: float  # monotonic
+
+
+class Publisher:
+    """Talks to the broker for one station. Every method returns at once, except `close` and `wait_connected`.
+
+    Parameters
+    ----------
+    endpoint
+        The broker.
+    base_topic
+        ``lineward/<site>/<line>/<station>``.
+    deadline_ms
+        Time from trigger to answer, in milliseconds.
+    ledger
+        Where unacknowledged results are read from and acknowledged.
+    stats
+        Gives the payload of `stats`, every 10 s; called in this thread.
+    alive_s
+        `heartbeat` is published only while the last `beat` is younger than this, in seconds.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        base_topic: str,
+        *,
+        deadline_ms: float,
+        ledger: Ledger,
+        stats: Callable[[], Mapping[str, Any]] | None = None,
+        alive_s: float = 3.0,
+    ) -> None:
+        self._endpoint = endpoint
+        self._base = base_topic.rstrip("/") + "/"
+        self._deadline_s = deadline_ms / 1000
+        self._expiry_s = max(1, round(2 * self._deadline_s))
+        self._late_after_s = max(5.0, 2 * self._deadline_s)
+        self._ledger = ledger
+        self._stats = stats
+        self._alive_s = alive_s
+        self._fresh: deque[_Handed] = deque()
+        self._rows: deque[OutboxRow] = deque()
+        self._retained: dict[str, bytes] = {}
+        self._changed: dict[str, None] = {}
+        self._retained_lock = threading.Lock()
+        self._alarms: dict[str, Mapping[str, Any]] = {}
+        self._beat_s = float("-inf")
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._awake = False
+        self._stop = threading.Event()
+        self._up = threading.Event()
+        self._outage = Outage(log, f"broker {endpoint}")
+        self._sent_seq = 0
+        self._behind = True
+        self._rereads = 0
+        self._in_flight: set[int] = set()
+        self._quick_losses = 0
+        self._takeover_s = float("-inf")
+        self._heartbeat = 0
+        self._due = {"heartbeat": 0.0, "stats": 0.0}
+        self._reason = "not connected yet"
+        self.published = 0
+        """Messages sent on `result`, repetitions included."""
+        self.acknowledged = 0
+        self.connections = 0
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+
+    def start(self) -> Publisher:
+        """Start the thread; it connects, and reconnects, by itself."""
+        self._thread.start()
+        return self
+
+    # ---- called by the loop and by others
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted us and our `online`."""
+        return self._up.is_set()
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the broker and what to do about it, in one line; empty when all is well."""
+        if not self.connected:
+            return f"broker {self._endpoint}: {self._reason}"
+        if time.monotonic() - self._takeover_s < 2 * QUICK_LOSS_S:
+            return self._takeover_text()
+        return ""
+
+    def counters(self) -> dict[str, int | float | bool]:
+        """Return what `stats` says about MQTT; ``outage_s`` is seconds without a broker since the start."""
+        return {
+            "connected": self.connected,
+            "published": self.published,
+            "acknowledged": self.acknowledged,
+            "reconnects": max(0, self.connections - 1),
+            "outage_s": round(self._outage.total_s, 1),
+            "outbox": self._ledger.outbox_size,
+        }
+
+    def wait_connected(self, timeout_s: float) -> bool:
+        """Wait until the broker has accepted us; False when the time is over."""
+        return self._up.wait(timeout_s)
+
+    def publish(self, result: Result) -> Result:
+        """Hand over a recorded result; never blocks and never fails.
+
+        Returns the result with ``latency.publish`` filled in and ``latency.total`` grown by it (milliseconds).
+        """
+        began_ns = time.perf_counter_ns()
+        if self._up.is_set() and len(self._fresh) < FRESH_QUEUE:
+            self._fresh.append(_Handed(result, self._useful_until_s(result)))
+        else:
+            self._behind = True  # the ledger has it
+        self._wake()
+        publish_ms = (time.perf_counter_ns() - began_ns) / 1e6
+        latency = result.latency
+        return replace(result, latency=replace(latency, publish=publish_ms, total=latency.total + publish_ms))
+
+    def beat(self) -> None:
+        """Say that the inspection loop is alive, judging or waiting for a part; without it `heartbeat` stops."""
+        self._beat_s = time.monotonic()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Publish the retained `state`, now and at every connect."""
+        self._retain("state", state)
+
+    def set_alarms(self, alarms: Mapping[str, Mapping[str, Any]]) -> None:
+        """Publish the retained `alarm`: one object, alarm id -> {raised, since, severity, text}.
+
+        A raised alarm that is missing from ``alarms`` is published once more as cleared, until the next change.
+        """
+        cleared = {
+            name: {**alarm, "raised": False}
+            for name, alarm in self._alarms.items()
+            if alarm.get("raised") and name not in alarms
+        }
+        self._alarms = {**cleared, **alarms}
+        self._retain("alarm", self._alarms)
+
+    def close(self, drain_s: float = 0.0) -> int:
+        """Wait until the outbox is empty, at most ``drain_s``; then say `stopped` and hang up.
+
+        Returns how many results stay in the outbox. Takes at most 2 s longer than ``drain_s``.
+        """
+        end = time.monotonic() + drain_s
+        while self._thread.is_alive() and self._ledger.outbox_size and time.monotonic() < end:
+            time.sleep(0.005)
+        self._stop.set()
+        self._wake()
+        if self._thread.is_alive():
+            self._thread.join(GIVE_UP_S)
+        if self._thread.is_alive():
+            log.warning("broker %s: still connecting, not waited for", self._endpoint)
+        elif self._wake_fd >= 0:
+            os.close(self._wake_fd)
+            self._wake_fd = -1
+        return self._ledger.outbox_size
+
+    # ---- helpers of both sides
+
+    def _wake(self) -> None:
+        if not self._awake and self._wake_fd >= 0:
+            self._awake = True
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _retain(self, name: str, content: Mapping[str, Any]) -> None:
+        with self._retained_lock:
+            self._retained[name] = _json(content)
+            self._changed[name] = None
+        self._wake()
+
+    def _useful_until_s(self, result: Result) -> float:
+        """Return the monotonic time after which a PLC must not see this answer any more.
+
+        Reckoned from measured durations, so that a stepping wall clock changes nothing. A pass is good until its
+        deadline; any other answer keeps the part back and may come up to one deadline after it was handed over.
+        """
+        now = time.monotonic()
+        if result.verdict == "undecided":
+            return now + self._deadline_s
+        if result.late:
+            return now - 1  # this part has been answered with a time-out
+        if result.deadline_unix_ns is None:
+            return now + self._late_after_s
+        if result.verdict == "pass":
+            allowed_s = (result.deadline_unix_ns - result.trigger_unix_ns) / 1e9
+            return now + allowed_s - result.latency.total / 1000
+        return now + self._deadline_s
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        attempt = 0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self._live()
+            except OSError as error:
+                lived_s = time.monotonic() - began if self._up.is_set() else 0.0
+                attempt = 1 if lived_s > QUICK_LOSS_S else attempt + 1
+                self._note(error, lived_s)
+            except Exception as error:  # a bug here must not silence the station for good
+                log.exception("broker %s: unexpected trouble", self._endpoint)
+                attempt += 1
+                self._note(OSError(str(error)), 0.0)
+                error = OSError()
+            else:
+                return
+            finally:
+                self._up.clear()
+                self._fresh.clear()
+            self._stop.wait(delay_s(self._last_error, attempt))
+
+    _last_error: OSError = OSError()
+
+    def _note(self, error: OSError, lived_s: float) -> None:
+        self._last_error = error
+        ended_by_broker = isinstance(error, LostError) and "nothing" not in str(error)
+        self._quick_losses = self._quick_losses + 1 if 0 < lived_s < QUICK_LOSS_S and ended_by_broker else 0
+        self._reason = _why(error)
+        if getattr(error, "code", 0) == TAKEN_OVER or self._quick_losses >= 3:
+            self._takeover_s = time.monotonic()
+            self._reason = self._takeover_text()
+            if lived_s:
+                log.warning("broker %s: %s", self._endpoint, self._reason)
+        self._outage.failed(self._reason)
+
+    def _takeover_text(self) -> str:
+        return (
+            f"another client seems to use our client id {self._endpoint.client_id!r} (the broker ends our connection each "
+            "time it comes); give every station an id of its own"
+        )
+
+    def _live(self) -> None:
+        """Live through one connection; returns only when asked to stop."""
+        silence_s = max(2.0, 2 * self._deadline_s)
+        link = Connection(
+            self._endpoint, self._base + "availability", b"offline", timeout_s=CONNECT_S, silence_s=silence_s
+        )
+        try:
+            self._greet(link)
+            while not self._stop.is_set():
+                self._awake = False
+                self._take(link.step(self._pause_s(link), self._wake_fd))
+                self._read_wake()
+                self._answer(link)
+                self._deliver(link)
+                self._tick(link)
+            link.publish(self._base + "availability", b"stopped", retain=True)
+            self._take(link.finish(1.0))
+        finally:
+            link.abort()
+            self._in_flight.clear()
+
+    def _greet(self, link: Connection) -> None:
+        """Publish the state and, after it, `online`: the broker may still hold the `offline` of our last will."""
+        self._fresh.clear()
+        self._rows.clear()
+        self._sent_seq = 0
+        self._behind = True
+        with self._retained_lock:
+            retained = dict(self._retained)
+            self._changed.clear()
+        for name, payload in retained.items():
+            link.publish(self._base + name, payload, retain=True)
+        link.publish(self._base + "availability", b"online", retain=True)
+        self.connections += 1
+        self._due["stats"] = 0.0
+        self._outage.over(f"{self._ledger.outbox_size} results waiting")
+        self._up.set()
+
+    def _read_wake(self) -> None:
+        try:
+            os.eventfd_read(self._wake_fd)
+        except BlockingIOError:
+            pass
+
+    def _pause_s(self, link: Connection) -> float:
+        """Return how long the next step may wait: not at all while there is something to send and room for it."""
+        if self._fresh or ((self._behind or self._rows) and link.room > KEPT_FREE):
+            return 0.0
+        return max(0.0, min(self._due.values()) - time.monotonic())
+
+    def _take(self, acked: list[int]) -> None:
+        if acked:
+            self.acknowledged += len(acked)
+            self._in_flight.difference_update(acked)
+            self._ledger.acknowledge(acked)
+
+    def _answer(self, link: Connection) -> None:
+        """Send what was handed over: to the PLC now or never, to `result` when everything before it is out."""
+        while self._fresh:
+            if link.room < 4:
+                if time.monotonic() > self._fresh[0].useful_until_s:
+                    self._overtaken(self._fresh.popleft().result)
+                    continue
+                return
+            handed = self._fresh.popleft()
+            result = handed.result
+            in_time = time.monotonic() <= handed.useful_until_s
+            # Behind a stalled link an answer would lie in the kernel's buffer and come out when the link does.
+            if in_time and link.waiting_s < max(self._deadline_s, 0.1):
+                link.publish(self._base + "result/plc", result.plc_payload(), expiry_s=self._expiry_s)
+                link.publish(self._base + "result/verdict", str(result.verdict).encode())
+                link.publish(self._base + "result/part_id", plc_string(result.part_id).encode())
+            if result.seq == self._sent_seq + 1 and not (self._behind or self._rows):
+                self._send(link, result.seq, result.payload(late=result.late or not in_time))
+            else:
+                self._overtaken(result)
+
+    def _overtaken(self, result: Result) -> None:
+        if result.seq > self._sent_seq:
+            self._behind = True
+
+    def _deliver(self, link: Connection) -> None:
+        """Send rows of the outbox, lowest first; stops for an answer that comes in between."""
+        if self._rereads != self._ledger.rereads:
+            self._rereads = self._ledger.rereads
+            self._rows.clear()
+            self._sent_seq = 0
+            self._behind = True
+        if (self._rows or self._behind) and link.room > KEPT_FREE and not self._fresh:
+            self._burst(link)
+            time.sleep(BREATH_S)
+
+    def _burst(self, link: Connection) -> None:
+        for _ in range(min(BURST_ROWS, link.room - KEPT_FREE)):
+            if self._fresh or (not self._rows and not self._read()):
+                return
+            row = self._rows.popleft()
+            if row.seq not in self._in_flight:
+                self._send(link, row.seq, mark_late(row.payload) if self._is_late(row) else row.payload)
+
+    def _read(self) -> bool:
+        """Read the next rows of the outbox; False when there are none, and the direct way is open again."""
+        self._behind = False  # before looking: whoever sets it from now on wants another look
+        known = self._ledger.last_seq
+        self._rows.extend(self._ledger.unacknowledged(self._sent_seq, READ_ROWS))
+        if self._rows:
+            self._behind = True
+            return True
+        self._sent_seq = max(self._sent_seq, known)
+        return False
+
+    def _send(self, link: Connection, seq: int, payload: bytes) -> None:
+        link.publish(self._base + "result", payload, tag=seq)
+        self._in_flight.add(seq)
+        self._sent_seq = seq
+        self.published += 1
+
+    def _is_late(self, row: OutboxRow) -> bool:
+        now = time.time_ns()
+        if row.deadline_ns is not None:
+            return now > row.deadline_ns
+        return now - row.recorded_ns > self._late_after_s * 1e9
+
+    def _tick(self, link: Connection) -> None:
+        """Publish what changed, the heartbeat and the statistics."""
+        if self._changed:
+            with self._retained_lock:
+                changed = {name: self._retained[name] for name in self._changed}
+                self._changed.clear()
+            for name, payload in changed.items():
+                link.publish(self._base + name, payload, retain=True)
+        now = time.monotonic()
+        if now >= self._due["heartbeat"]:
+            self._due["heartbeat"] = now + HEARTBEAT_S
+            if now - self._beat_s < self._alive_s:
+                self._heartbeat = (self._heartbeat + 1) & 0x7FFFFFFF
+                link.publish(self._base + "heartbeat", str(self._heartbeat).encode())
+        if now >= self._due["stats"]:
+            self._due["stats"] = now + STATS_S
+            if self._stats is not None:
+                try:
+                    payload = _json(self._stats())
+                except Exception:  # somebody else's numbers must not cut the line off
+                    log.exception("stats are not published")
+                else:
+                    link.publish(self._base + "stats", payload, retain=True)
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def _why(error: OSError) -> str:
+    """Say in one line what is wrong and what to do."""
+    text = str(error.strerror or error) or type(error).__name__
+    if isinstance(error, RefusedError):
+        return f"{text}; check user name, password and access rules"
+    if isinstance(error, LostError):
+        return f"{text}; trying again"
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there; is the broker running?"
+    if isinstance(error, TimeoutError):
+        return "no answer; check host, network and firewall"
+    return f"{text}; check host, port and certificates"

@@ -1,0 +1,212 @@
+"""The camera process: one driver, one loop, frames into the ring. Started by `process.py`, never by hand."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lineward.drivers import registry, wire
+from lineward.drivers.camera import (
+    CameraError,
+    CameraLostError,
+    CameraSettingError,
+    Cause,
+    Frame,
+    NoFrame,
+    NoFrameReason,
+    Trigger,
+)
+from lineward.drivers.ring import Ring, RingShape
+
+if TYPE_CHECKING:
+    from lineward.drivers.camera import Camera, CameraInfo
+
+GRAB_SLICE_S = 0.05  # how long a command may wait behind a grab
+BEAT_S = 0.2
+IDLE_S = 0.1
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """Serves one driver to the inspection process until told to close or left alone."""
+
+    def __init__(self, channel: wire.Wire) -> None:
+        self._wire = channel
+        self._camera: Camera | None = None
+        self._info: CameraInfo | None = None
+        self._streaming = False
+        self._software = False
+        self._outstanding = False  # a software trigger waits for its frame
+        self._ended = False
+        self._ring: Ring | None = None
+        self._generation = 0
+        self._free: list[int] = []
+        self._dropped = 0  # frames given up since the last one that went through
+        self._overrun = 0
+        self._beat_at = 0.0
+
+    def run(self) -> None:
+        """Answer commands and deliver frames until the other side is gone."""
+        while True:
+            message = self._wire.receive(0.0 if self._ready_to_grab() else IDLE_S)
+            while message is not None:
+                self._obey(message[0])
+                message = self._wire.receive(0.0)
+            if self._ready_to_grab():
+                self._grab()
+            if time.monotonic() - self._beat_at >= BEAT_S:
+                self._beat()
+
+    def _ready_to_grab(self) -> bool:
+        if not self._streaming or self._ended or (self._software and not self._outstanding):
+            return False
+        # A replay waits for room; a camera is read even without, or it would deliver stale frames later.
+        return bool(self._free) or self._ring is None or self._info is None or self._info.realtime
+
+    def _beat(self) -> None:
+        self._beat_at = time.monotonic()
+        if self._camera is None:
+            return
+        health = self._camera.health()
+        missing = dict(health.missing)
+        if self._overrun:
+            missing[Cause.OVERRUN] = missing.get(Cause.OVERRUN, 0) + self._overrun
+        self._wire.send_if_room(wire.BEAT, health.frames, missing, health.temperature_c)
+
+    def _obey(self, message: tuple[Any, ...]) -> None:
+        name, *arguments = message
+        if name == wire.RELEASE:
+            slot, generation = arguments
+            if generation == self._generation:
+                self._free.append(slot)
+            return
+        try:
+            value = self._call(name, arguments)
+        except CameraError as error:
+            self._wire.send(wire.FAILED, name, type(error).__name__, str(error))
+        except ValueError as error:  # an impossible option: trying again will not mend it
+            self._wire.send(wire.FAILED, name, CameraSettingError.__name__, str(error))
+        except Exception as error:  # noqa: BLE001 - a driver's fault is the parent's to report
+            self._wire.send(wire.FAILED, name, CameraLostError.__name__, f"the driver failed: {error!r}")
+        else:
+            self._wire.send(wire.REPLY, name, value)
+
+    def _call(self, name: str, arguments: list[Any]) -> object:
+        if name == wire.OPEN:
+            driver, options = arguments
+            self._camera = registry.create(driver, options)
+            self._software = options.get("trigger") == Trigger.SOFTWARE
+            self._info = self._camera.open()
+            return self._info
+        if name == wire.CLOSE:
+            self._leave()
+        camera = self._camera
+        if camera is None:
+            raise CameraError("the camera is not open")
+        match name:
+            case wire.CONFIGURE:
+                return dict(camera.configure(arguments[0]))
+            case wire.START:
+                camera.start()
+                self._streaming, self._outstanding, self._ended, self._dropped = True, False, False, 0
+                return None
+            case wire.STOP:
+                self._streaming = False
+                camera.stop()
+                return None
+            case wire.TRIGGER:
+                trigger_id = camera.trigger()
+                self._outstanding = True
+                return trigger_id
+            case wire.FLUSH:
+                return camera.flush()
+            case _:
+                raise CameraError(f"unknown command {name!r}")
+
+    def _leave(self) -> None:
+        if self._camera is not None:
+            self._camera.close()
+        self._wire.send(wire.REPLY, wire.CLOSE, None)
+        raise SystemExit(0)
+
+    def _grab(self) -> None:
+        camera = self._camera
+        assert camera is not None
+        try:
+            got = camera.grab(GRAB_SLICE_S)
+        except CameraLostError as error:
+            self._streaming = False
+            self._wire.send(wire.LOST, str(error))
+            return
+        if isinstance(got, Frame):
+            self._outstanding = False
+            self._deliver(got)
+        else:
+            self._report(got)
+
+    def _report(self, got: NoFrame) -> None:
+        if got.reason is NoFrameReason.TIMEOUT:
+            return
+        if got.reason is NoFrameReason.END:
+            self._ended = True
+        self._wire.send(wire.NO_FRAME, got.reason, got.detail)
+
+    def _deliver(self, frame: Frame) -> None:
+        image = frame.image
+        if self._ring is None or image.nbytes > self._ring.shape.slot_bytes:
+            self._replace_ring(image.nbytes)
+        assert self._ring is not None
+        if not self._free:
+            self._dropped += 1 + sum(frame.missing.values())
+            self._overrun += 1
+            return
+        slot = self._free.pop()
+        np.copyto(self._ring.view(slot, image.shape), image)
+        missing = dict(frame.missing)
+        if self._dropped:
+            missing[Cause.OVERRUN] = missing.get(Cause.OVERRUN, 0) + self._dropped
+            self._dropped = 0
+        self._wire.send(
+            wire.FRAME,
+            (slot, self._generation),
+            image.shape,
+            (frame.frame_id, frame.received_ns, frame.device_ns, frame.trigger_id, missing, frame.source),
+        )
+
+    def _replace_ring(self, frame_bytes: int) -> None:
+        """Make a ring for larger frames; the old one lives on in the parent until its last frame is judged."""
+        if self._ring is not None:
+            self._ring.close()
+        self._ring = Ring.create(RingShape.for_frames(frame_bytes))
+        self._generation += 1
+        self._free = list(range(self._ring.shape.slots))
+        shape = self._ring.shape
+        self._wire.send(wire.RING, self._generation, shape.slots, shape.slot_bytes, fd=self._ring.fd)
+
+
+def main(arguments: list[str]) -> int:
+    """Serve the socket whose descriptor is the first argument; the second is the parent's pid."""
+    descriptor, parent = int(arguments[0]), int(arguments[1])
+    # Ctrl-C reaches the whole terminal group; the parent says when to go. Its death takes us along, even out of a
+    # native call that never returns.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return 0
+    channel = wire.Wire(socket.socket(fileno=descriptor))
+    try:
+        Worker(channel).run()
+    except wire.PeerGoneError:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,302 @@
+"""A folder of labelled images: what is in it, what is wrong with it, and splits that keep a part on one side."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from lineward.images import SUFFIXES, ImageFileError, decode_image
+from lineward.models.features import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+MIN_GOOD = 10
+MIN_DEFECT = 4
+"""Below these, grouped folds with both kinds in each cannot be made, let alone a hold-out."""
+
+
+class DatasetError(ValueError):
+    """A data folder cannot be used; the message names the folder or file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One labelled image: its ``file`` below the folder with forward slashes, content, label and part."""
+
+    file: str
+    source: Source
+    defect_type: str | None
+    group: str
+    mono: bool
+
+    @property
+    def defective(self) -> bool:
+        """Whether it lies under ``defect/``."""
+        return self.defect_type is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A folder that was read completely and found usable.
+
+    ``groups_known`` tells whether ``groups.csv`` named the part on each image; ``warnings`` are sentences for the user.
+    """
+
+    folder: Path
+    items: tuple[Item, ...]
+    groups_known: bool
+    warnings: tuple[str, ...] = ()
+    digest: str = field(default="", compare=False)
+
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        """``(n,)``, true for defective."""
+        return np.array([item.defective for item in self.items], bool)
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """``(n,)``, the number of the part on each image."""
+        numbers = {group: number for number, group in enumerate(sorted({item.group for item in self.items}))}
+        return np.array([numbers[item.group] for item in self.items], np.int64)
+
+    @property
+    def sources(self) -> list[Source]:
+        """The image files with their digests."""
+        return [item.source for item in self.items]
+
+    @property
+    def defect_types(self) -> Counter[str]:
+        """Images by type of defect; a defect directly below ``defect/`` has no type."""
+        return Counter(item.defect_type for item in self.items if item.defect_type)
+
+    @property
+    def mono(self) -> bool:
+        """Whether to train on brightness alone: as soon as one file is mono, colour would tell files, not parts."""
+        return any(item.mono for item in self.items)
+
+
+def read_dataset(
+    folder: Path,
+    *,
+    cache_dir: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int = 2,
+    training: bool = True,
+) -> Dataset:
+    """Read ``good/**``, ``defect/<type>/**`` and ``groups.csv`` (file,group,label; only file and group are used).
+
+    A file with an image's suffix that cannot be decoded is refused, not skipped: what was labelled is what is trained
+    on. Files with other suffixes are ignored. Without ``groups.csv`` images with the same bytes form a part.
+
+    Parameters
+    ----------
+    folder
+        The data folder.
+    cache_dir
+        Keeps what decoding found out, by content; a second reading decodes nothing.
+    progress
+        Called with how many of how many files are read, from this thread.
+    training
+        Whether to insist on enough images of both kinds.
+
+    Raises
+    ------
+    DatasetError
+        No such folder, no ``good``, one kind only, too few, broken files, or one content under two labels.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder; give one that holds good/ and defect/<type>/")
+    files = _labelled_files(folder)
+    _check_counts(folder, files, training=training)
+    facts: list[_Facts] = []
+    broken: list[str] = []
+    with ThreadPoolExecutor(threads, thread_name_prefix="dataset") as pool:
+        for done, fact in enumerate(pool.map(lambda path: _facts(path, cache_dir), (path for path, _ in files)), 1):
+            if isinstance(fact, ImageFileError):
+                broken.append(str(fact))
+            else:
+                facts.append(fact)
+            if progress and (done % 16 == 0 or done == len(files)):
+                progress(done, len(files))
+    if broken:
+        more = f" (and {len(broken) - 1} more broken files)" if len(broken) > 1 else ""
+        raise DatasetError(f"{broken[0]}{more}; replace or remove what cannot be read")
+    _check_conflicts(files, facts)
+    groups, known, warnings = _groups(folder, files, facts)
+    if len({fact.mono for fact in facts}) == 2:
+        mono = sum(fact.mono for fact in facts)
+        warnings.append(f"{mono} images are mono and {len(facts) - mono} in colour: all are used as mono")
+    items = tuple(
+        Item(path.relative_to(folder).as_posix(), Source(path, fact.digest), kind, group, fact.mono)
+        for (path, kind), fact, group in zip(files, facts, groups, strict=True)
+    )
+    return Dataset(folder, items, known, tuple(warnings), _digest(items))
+
+
+def _labelled_files(folder: Path) -> list[tuple[Path, str | None]]:
+    """Image files in a fixed order, with their defect type, "" for a defect without a type and None for good."""
+    good, defect = folder / "good", folder / "defect"
+    if not good.is_dir():
+        raise DatasetError(f"{folder}: there is no folder good/ in it; put the images of good parts there")
+    found: list[tuple[Path, str | None]] = [(path, None) for path in _images(good)]
+    for path in _images(defect):
+        below = path.relative_to(defect).parts
+        found.append((path, below[0] if len(below) > 1 else ""))
+    return found
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    hidden = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    return iter(sorted(path for path in hidden if path.is_file()))
+
+
+def _check_counts(folder: Path, files: list[tuple[Path, str | None]], *, training: bool) -> None:
+    good = sum(kind is None for _, kind in files)
+    defect = len(files) - good
+    if not files:
+        raise DatasetError(f"{folder}: no images in good/ or defect/ ({', '.join(sorted(SUFFIXES))})")
+    if not training:
+        return
+    if defect == 0:
+        raise DatasetError(
+            f"{folder}: {good} good images but no defective ones; put at least {MIN_DEFECT} in defect/<type>/: "
+            "without them neither thresholds nor confidence can be calibrated"
+        )
+    if good < MIN_GOOD or defect < MIN_DEFECT:
+        raise DatasetError(
+            f"{folder}: {good} good and {defect} defective images are too few; at least {MIN_GOOD} and {MIN_DEFECT} "
+            "are needed, 850 and 150 are recommended"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    digest: str
+    mono: bool
+
+
+def _facts(path: Path, cache_dir: Path | None) -> _Facts | ImageFileError:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return ImageFileError(f"{path}: cannot be read: {error.strerror or error}")
+    digest = hashlib.sha256(data).hexdigest()
+    note = cache_dir / "facts" / digest[:2] / f"{digest}.json" if cache_dir else None
+    if note is not None and note.exists():
+        try:
+            return _Facts(digest, bool(json.loads(note.read_text())["mono"]))
+        except (ValueError, KeyError, OSError):
+            pass  # half-written by a crash of the machine: found out again
+    try:
+        image = decode_image(data, str(path))
+    except ImageFileError as error:
+        return error
+    # Three equal channels are a mono image in a colour file.
+    mono = image.ndim == 2 or bool(
+        (image[:, :, 0] == image[:, :, 1]).all() and (image[:, :, 1] == image[:, :, 2]).all()
+    )
+    if note is not None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps({"mono": mono}))
+        partial.replace(note)
+    return _Facts(digest, mono)
+
+
+def _check_conflicts(files: list[tuple[Path, str | None]], facts: list[_Facts]) -> None:
+    seen: dict[str, tuple[Path, str | None]] = {}
+    for (path, kind), fact in zip(files, facts, strict=True):
+        other, other_kind = seen.setdefault(fact.digest, (path, kind))
+        if (kind is None) != (other_kind is None):
+            raise DatasetError(f"{path}: the same image as {other}, which has the other label; remove one of them")
+
+
+def _groups(
+    folder: Path, files: list[tuple[Path, str | None]], facts: list[_Facts]
+) -> tuple[list[str], bool, list[str]]:
+    table = folder / "groups.csv"
+    warnings: list[str] = []
+    named: dict[str, str] = {}
+    if table.exists():
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as stream:
+                for row in csv.DictReader(stream):
+                    named[row["file"].replace("\\", "/")] = row["group"]
+        except (KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+            raise DatasetError(f"{table}: needs columns file and group, separated by commas, in UTF-8") from error
+        missing = [path for path, _ in files if path.relative_to(folder).as_posix() not in named]
+        if missing:
+            warnings.append(f"groups.csv does not list {len(missing)} images, such as {missing[0].name}")
+    else:
+        warnings.append(
+            "there is no groups.csv: several images of one part may fall on both sides of a split, "
+            "and the figures may be too good"
+        )
+    # Copies stay together whatever the table says.
+    first: dict[str, str] = {}
+    groups = []
+    for (path, _), fact in zip(files, facts, strict=True):
+        own = named.get(path.relative_to(folder).as_posix(), f"content {fact.digest}")
+        groups.append(first.setdefault(fact.digest, own))
+    return groups, table.exists() and not warnings, warnings
+
+
+def _digest(items: tuple[Item, ...]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(f"{item.file}\t{item.defect_type}\t{item.group}\t{item.source.digest}\n".encode())
+    return digest.hexdigest()
+
+
+def split_holdout(
+    labels: NDArray[np.bool_], groups: NDArray[np.int64], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide images into training and hold-out by group, with about ``share`` of both kinds held out.
+
+    Returns
+    -------
+    tuple
+        Indices of the training images and of the held-out images, rising.
+
+    Raises
+    ------
+    DatasetError
+        Too few parts for both kinds to be on both sides.
+    """
+    parts = _parts(labels, groups)
+    folds = min(max(round(1 / share), 2), parts)
+    if folds < 2:
+        raise DatasetError("all good or all defective images show one and the same part; add images of other parts")
+    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+    for train, held in splits:
+        if _parts(labels[train], groups[train]) >= 2 and 0 < labels[held].sum() < len(held):
+            return train.astype(np.int64), held.astype(np.int64)
+    raise DatasetError("too few different parts for a hold-out; add images of other good and defective parts")
+
+
+def grouped_folds(labels: NDArray[np.bool_], groups: NDArray[np.int64], seed: int, most: int = 5) -> NDArray[np.int64]:
+    """Return ``(n,)`` the fold of each image, with whole groups and both kinds in each as far as they go."""
+    count = max(2, min(most, _parts(labels, groups)))
+    fold = np.zeros(len(labels), np.int64)
+    splits = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(labels, labels, groups)
+    for number, (_, held) in enumerate(splits):
+        fold[held] = number
+    return fold
+
+
+def _parts(labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> int:
+    """Different parts of the rarer kind."""
+    return min(len(set(groups[labels].tolist())), len(set(groups[~labels].tolist())))

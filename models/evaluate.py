@@ -1,0 +1,101 @@
+"""Judge files and folders with a bundle, as a user would: every file gets an entry, every figure its interval."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+
+from lineward.images import ImageFileError, read_image
+from lineward.models.dataset import read_dataset
+from lineward.models.metrics import measure
+from lineward.models.records import Metrics
+from lineward.models.verdict import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from lineward.models.session import Session
+    from lineward.models.verdict import Verdict
+
+Evaluation = Metrics
+
+
+class Prediction(TypedDict):
+    """What `predict` says about one file."""
+
+    file: str
+    verdict: str
+    confidence: float
+    defect_probability: float | None
+    ms: float
+
+
+def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], None] | None = None) -> Evaluation:
+    """Judge every image below ``good`` and ``defect`` and compare with the label.
+
+    One kind alone is accepted; figures that need both are then none.
+
+    Raises
+    ------
+    DatasetError
+        The folder cannot be used, or holds a broken file.
+    """
+    dataset = read_dataset(data, training=False)
+    verdicts: list[Verdict] = []
+    for done, item in enumerate(dataset.items, 1):
+        verdicts.append(session.judge(read_image(item.source.path)))
+        if progress and (done % 16 == 0 or done == len(dataset.items)):
+            progress(done, len(dataset.items))
+    return measure(
+        dataset.labels,
+        np.array([verdict.defect_probability for verdict in verdicts]),
+        [verdict.decision for verdict in verdicts],
+        float(np.mean([milliseconds(verdict) for verdict in verdicts])),
+    )
+
+
+def predict(session: Session, paths: Iterable[Path], *, on_error: Callable[[ImageFileError], None]) -> list[Prediction]:
+    """Judge files in the order given; a broken one never hides the others.
+
+    Parameters
+    ----------
+    session
+        The judge.
+    paths
+        Image files.
+    on_error
+        Called with each file that cannot be read; its entry says ``undecided``, confidence 0, no probability.
+    """
+    found: list[Prediction] = []
+    for path in paths:
+        try:
+            verdict = session.judge(read_image(path))
+        except ImageFileError as error:
+            on_error(error)
+            found.append(
+                {
+                    "file": str(path),
+                    "verdict": Decision.UNDECIDED.value,
+                    "confidence": 0.0,
+                    "defect_probability": None,
+                    "ms": 0.0,
+                }
+            )
+            continue
+        found.append(
+            {
+                "file": str(path),
+                "verdict": verdict.decision.value,
+                "confidence": verdict.confidence,
+                "defect_probability": verdict.defect_probability,
+                "ms": milliseconds(verdict),
+            }
+        )
+    return found
+
+
+def milliseconds(verdict: Verdict) -> float:
+    """Return what preparing, inferring and deciding took together."""
+    return verdict.prepare_ms + verdict.infer_ms + verdict.decide_ms

@@ -1,0 +1,208 @@
+"""Classifier heads on pooled features: fitted in numpy, deployed as a few nodes of the same graph.
+
+All heads see the features standardised and then limited to ``CLIP`` deviations. That limit matters more than the choice
+of the head: without it single runaway features decide, and detection at 2 % false rejects was 0.37 instead of 0.48 on
+one real set and 0.57 instead of 0.69 on another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lineward.models.graph import Graph
+
+CLIP = 3.0
+COMPONENTS = 256
+"""Dimensions of the subspace in which kernels and types are computed: 8 MB in the bundle."""
+LOGISTIC_COMPONENTS = 512
+LOGISTIC_C = 10.0
+RBF_WIDTH = 0.6
+RBF_RIDGE = 0.01
+MAX_SUPPORT = 2048
+"""Most images a kernel head keeps; of a larger set all defects first, then good ones at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaler:
+    """Standardise and limit features: ``clip((x - mean) / deviation)``; both ``(d,)`` float32."""
+
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+
+    def __call__(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map ``(n, d)`` features to ``(n, d)`` float32 in ``-CLIP..CLIP``."""
+        scaled = (pooled - self.mean) / self.deviation
+        return np.clip(scaled, -CLIP, CLIP, out=scaled)
+
+    def append(self, graph: Graph, pooled: str) -> str:
+        """Add the same to a graph."""
+        centred = graph.op("Sub", pooled, graph.constant(self.mean, "feature_mean"))
+        scaled = graph.op("Div", centred, graph.constant(self.deviation, "feature_deviation"))
+        return graph.clip(scaled, -CLIP, CLIP, hint="standardised")
+
+
+def fit_scaler(pooled: NDArray[np.float32]) -> Scaler:
+    """Fit mean and deviation; a feature that never varies is left at zero rather than blown up."""
+    mean, deviation = pooled.mean(axis=0), pooled.std(axis=0)
+    floor = 1e-3 * float(np.median(deviation)) + 1e-6
+    return Scaler(mean.astype(np.float32), np.maximum(deviation, floor).astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Subspace:
+    """Directions along which the training images differ most: ``basis`` ``(d, k)`` float32, orthonormal, best first.
+
+    Deviations along them are in ``scale`` ``(k,)``.
+    """
+
+    basis: NDArray[np.float32]
+    scale: NDArray[np.float64]
+
+    def __call__(self, scaled: NDArray[np.float32], components: int = COMPONENTS) -> NDArray[np.float32]:
+        """Project ``(n, d)`` scaled features to ``(n, components)``, divided by a common length near one."""
+        return np.asarray(scaled @ self.basis[:, :components] * np.float32(self.unit), np.float32)
+
+    @property
+    def unit(self) -> float:
+        """The common factor: it makes the mean squared length of a projection one."""
+        return float(1 / np.sqrt((self.scale**2).sum()))
+
+
+def fit_subspace(scaled: NDArray[np.float32], seed: int) -> Subspace:
+    """Fit a subspace by way of the Gram matrix: there are far fewer images than features."""
+    rows = scaled
+    if len(rows) > MAX_SUPPORT:
+        rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), MAX_SUPPORT, replace=False))]
+    gram = (rows @ rows.T).astype(np.float64)
+    values, vectors = np.linalg.eigh(gram)
+    kept = np.flatnonzero(values > 1e-5 * values[-1])[::-1][:LOGISTIC_COMPONENTS]
+    values, vectors = values[kept], vectors[:, kept]
+    basis = rows.T @ (vectors / np.sqrt(values)).astype(np.float32)
+    return Subspace(basis, np.sqrt(values / len(rows)))
+
+
+class Head(Protocol):
+    """A fitted classifier."""
+
+    def score(self, space: Subspace, scaled: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return ``(n,)`` raw scores of ``(n, d)`` scaled features, the higher the more defective."""
+        ...
+
+    def append(self, graph: Graph, space: Subspace, scaled: str, projected: str) -> str:
+        """Add the same to a graph, from the tensors of scaled features and their projection; gives ``(N, 1)``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """``scaled @ weight + bias``; ``weight`` ``(d,)``."""
+
+    weight: NDArray[np.float32]
+    bias: float
+
+    def score(self, space: Subspace, scaled: NDArray[np.float32]) -> NDArray[np.float64]:
+        """See `Head`."""
+        del space
+        return np.asarray(scaled @ self.weight, np.float64) + self.bias
+
+    def append(self, graph: Graph, space: Subspace, scaled: str, projected: str) -> str:
+        """See `Head`."""
+        del space, projected
+        return graph.affine(scaled, self.weight[:, None], np.array([self.bias], np.float32), hint="linear_head")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A sum of Gaussians around training images: ``support`` ``(m, k)``, ``weight`` ``(m,)``, ``gamma``, ``bias``."""
+
+    support: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    gamma: float
+    bias: float
+
+    def score(self, space: Subspace, scaled: NDArray[np.float32]) -> NDArray[np.float64]:
+        """See `Head`."""
+        projected = space(scaled).astype(np.float64)
+        kernel = np.exp(-self.gamma * _squared_distances(projected, self.support.astype(np.float64)))
+        return np.asarray(kernel @ self.weight.astype(np.float64), np.float64) + self.bias
+
+    def append(self, graph: Graph, space: Subspace, scaled: str, projected: str) -> str:
+        """See `Head`."""
+        del space, scaled
+        squared = graph.op("ReduceSum", graph.op("Mul", projected, projected), graph.constant([1], "axis"), keepdims=1)
+        cross = graph.op("MatMul", projected, graph.constant(self.support.T * np.float32(-2), "support"), hint="cross")
+        lengths = graph.constant((self.support.astype(np.float64) ** 2).sum(axis=1).astype(np.float32), "lengths")
+        distance = graph.op("Add", graph.op("Add", cross, squared), lengths, hint="distance")
+        kernel = graph.op("Exp", graph.op("Mul", distance, graph.constant(-self.gamma, "gamma")), hint="kernel")
+        return graph.affine(kernel, self.weight[:, None], np.array([self.bias], np.float32), hint="kernel_head")
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean of heads, each brought to mean zero and deviation one on scores of parts it was not fitted on."""
+
+    heads: tuple[Head, ...]
+    centres: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    def score(self, space: Subspace, scaled: NDArray[np.float32]) -> NDArray[np.float64]:
+        """See `Head`."""
+        parts = [
+            (head.score(space, scaled) - centre) / scale
+            for head, centre, scale in zip(self.heads, self.centres, self.scales, strict=True)
+        ]
+        return np.asarray(np.mean(parts, axis=0), np.float64)
+
+    def append(self, graph: Graph, space: Subspace, scaled: str, projected: str) -> str:
+        """See `Head`."""
+        total = ""
+        for head, centre, scale in zip(self.heads, self.centres, self.scales, strict=True):
+            share = 1 / (scale * len(self.heads))
+            part = graph.op("Mul", head.append(graph, space, scaled, projected), graph.constant(share, "share"))
+            part = graph.op("Sub", part, graph.constant(centre * share, "centre"))
+            total = graph.op("Add", total, part, hint="mean_head") if total else part
+        return total
+
+
+def fit_logistic(space: Subspace, scaled: NDArray[np.float32], labels: NDArray[np.bool_]) -> Linear:
+    """Fit logistic regression in the subspace and fold the projection into one vector."""
+    components = LOGISTIC_COMPONENTS
+    model = LogisticRegression(C=LOGISTIC_C, class_weight="balanced", max_iter=500, tol=1e-3)
+    model.fit(space(scaled, components).astype(np.float64), labels)
+    weight = space.basis[:, :components].astype(np.float64) @ model.coef_[0] * space.unit
+    return Linear(weight.astype(np.float32), float(model.intercept_[0]))
+
+
+def fit_kernel(space: Subspace, scaled: NDArray[np.float32], labels: NDArray[np.bool_], seed: int) -> Kernel:
+    """Fit kernel ridge regression with Gaussians as wide as typical distances between training images."""
+    chosen = _support(labels, seed)
+    support = space(scaled[chosen]).astype(np.float64)
+    target = np.where(labels[chosen], 1.0, -1.0)
+    distances = _squared_distances(support, support)
+    gamma = RBF_WIDTH / max(float(np.median(distances)), 1e-9)
+    gram = np.exp(-gamma * distances)
+    gram[np.diag_indices_from(gram)] += RBF_RIDGE
+    bias = float(target.mean())
+    weight = np.linalg.solve(gram, target - bias)
+    return Kernel(support.astype(np.float32), weight.astype(np.float32), gamma, bias)
+
+
+def _support(labels: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    if len(labels) <= MAX_SUPPORT:
+        return np.arange(len(labels))
+    random = np.random.default_rng(seed)
+    defect = random.permutation(np.flatnonzero(labels))[: MAX_SUPPORT // 2]
+    good = random.permutation(np.flatnonzero(~labels))[: MAX_SUPPORT - len(defect)]
+    return np.sort(np.concatenate([defect, good]))
+
+
+def _squared_distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
+    return np.asarray(np.maximum(squared, 0.0), np.float64)

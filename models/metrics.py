@@ -1,0 +1,84 @@
+"""Figures about a judge: how well it ranks, how often it errs, whether its confidence is true, and how sure that is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import beta, rankdata
+
+from lineward.models.records import Metrics, Rate
+from lineward.models.verdict import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+def measure(
+    labels: NDArray[np.bool_], probabilities: NDArray[np.float64], decisions: Sequence[Decision], ms_per_image: float
+) -> Metrics:
+    """Compute all figures.
+
+    Parameters
+    ----------
+    labels
+        ``(n,)``, true for defective.
+    probabilities
+        ``(n,)`` float64, 0..1, calibrated defect probability.
+    decisions
+        What was said about each image.
+    ms_per_image
+        Mean time of a judgement in milliseconds.
+    """
+    failed = np.array([decision is Decision.FAIL for decision in decisions], bool)
+    passed = np.array([decision is Decision.PASS for decision in decisions], bool)
+    n_defect = int(labels.sum())
+    n_good = len(labels) - n_defect
+    both = n_good > 0 and n_defect > 0
+    return Metrics(
+        n_good=n_good,
+        n_defect=n_defect,
+        auroc=auroc(labels, probabilities) if both else None,
+        detection_at_2pct_fr=detection_at(labels, probabilities, 0.02) if both else None,
+        false_reject_rate=rate(int((failed & ~labels).sum()), n_good),
+        escape_rate=rate(int((passed & labels).sum()), n_defect),
+        review_share=float((~failed & ~passed).mean()) if len(labels) else 0.0,
+        ece=calibration_error(labels, probabilities),
+        ms_per_image=ms_per_image,
+    )
+
+
+def rate(count: int, n: int) -> Rate:
+    """Return ``count / n`` with its exact 95 % interval (Clopper-Pearson): it never promises too much at small n."""
+    if n == 0:
+        return Rate(value=None, low=0.0, high=1.0, n=0)
+    low = 0.0 if count == 0 else float(beta.ppf(0.025, count, n - count + 1))
+    high = 1.0 if count == n else float(beta.ppf(0.975, count + 1, n - count))
+    return Rate(value=count / n, low=low, high=high, n=n)
+
+
+def auroc(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """Return the probability that a random defect scores above a random good image; ties count half."""
+    n_defect = int(labels.sum())
+    n_good = len(labels) - n_defect
+    ranks = rankdata(scores)
+    return float((ranks[labels].sum() - n_defect * (n_defect + 1) / 2) / (n_defect * n_good))
+
+
+def detection_at(labels: NDArray[np.bool_], scores: NDArray[np.float64], false_rejects: float) -> float:
+    """Return the share of defects that score above all but the share ``false_rejects`` of the good images."""
+    good = np.sort(scores[~labels])
+    allowed = int(false_rejects * len(good))
+    return float((scores[labels] > good[len(good) - 1 - allowed]).mean())
+
+
+def calibration_error(labels: NDArray[np.bool_], probabilities: NDArray[np.float64], bins: int = 10) -> float:
+    """Return the expected calibration error: mean distance of stated and observed defect share over the bins."""
+    if len(labels) == 0:
+        return 0.0
+    index = np.minimum((probabilities * bins).astype(int), bins - 1)
+    stated = np.bincount(index, probabilities, bins)
+    observed = np.bincount(index, labels, bins)
+    return float(np.abs(stated - observed).sum() / len(labels))

@@ -1,0 +1,124 @@
+"""A real Mosquitto on an ephemeral port of 127.0.0.1, and a subscriber that remembers everything it heard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "condition") -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"{what} not reached within {timeout_s} s"
+        time.sleep(0.01)
+
+
+class Mosquitto:
+    """Keeps its port across restarts, and nothing else: persistence is off, as a broker that lost its power."""
+
+    def __init__(self, folder: Path, *lines: str) -> None:
+        assert MOSQUITTO is not None
+        self.port = free_port()
+        self._config = folder / f"mosquitto-{self.port}.conf"
+        settings = lines or ("allow_anonymous true",)
+        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", "persistence false", *settings, ""]))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        assert self._process is None
+        self._process = subprocess.Popen(
+            [str(MOSQUITTO), "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(self._listens, what="mosquitto listening")
+
+    def _listens(self) -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def freeze(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+@dataclass(frozen=True)
+class Heard:
+    topic: str
+    payload: bytes
+    retain: bool
+    expiry_s: int | None
+    at_s: float
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.payload)
+
+
+class Subscriber:
+    """Listens to everything with QoS 1 and reconnects by itself; `heard` is in order of arrival."""
+
+    def __init__(self, port: int, base: str) -> None:
+        self._base = base
+        self.heard: list[Heard] = []
+        self._ready = threading.Event()
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        self._client.on_connect = self._subscribe
+        self._client.on_subscribe = lambda *_: self._ready.set()
+        self._client.on_message = self._hear
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert self._ready.wait(5)
+
+    def _subscribe(self, client: paho.Client, *_: Any) -> None:
+        client.subscribe(self._base + "/#", qos=1)
+
+    def _hear(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        expiry = getattr(message.properties, "MessageExpiryInterval", None)
+        topic = message.topic.removeprefix(self._base + "/")
+        self.heard.append(Heard(topic, message.payload, message.retain, expiry, time.monotonic()))
+
+    def on(self, topic: str) -> list[Heard]:
+        return [heard for heard in self.heard if heard.topic == topic]
+
+    def seqs(self, topic: str = "result") -> list[int]:
+        return [heard.json["seq"] for heard in self.on(topic)]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
