@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lineward.daemon.config import Config, load_config
-from lineward.daemon.demo import ensure_model
+from lineward.daemon.demo import broker_config, ensure_model
 from lineward.daemon.loop import Station, inspect
 from lineward.daemon.service import Line, load_session
 from lineward.daemon.training import cache_dir
@@ -45,8 +45,8 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
     """
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lineward-bench-")))
-        port = stack.enter_context(EmbeddedBroker()).port
-        config = _config(config_path, root, port, width, height)
+        broker = stack.enter_context(EmbeddedBroker())
+        config = _config(config_path, root, broker, width, height)
         stop = threading.Event()
         line = Line(config, stop, stack)
         session = load_session(config)
@@ -83,7 +83,7 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
             line_s += inspect_frames(per_block)
             bare_s += bare_loop(session, prepared, per_block)
         shape = meter.last_image.shape
-        rss = rss_mb(line.source.pid)
+        rss = rss_mb(line.camera.pid)
         total = per_block * BLOCKS
         return report(meter, frames=total, shape=shape, line_s=line_s, bare_s=bare_s, rss=rss)
 
@@ -192,9 +192,9 @@ def rss_mb(camera_pid: int | None) -> float:
     return total / 1024
 
 
-def _config(path: Path | None, root: Path, port: int, width: int, height: int) -> Config:
+def _config(path: Path | None, root: Path, broker: EmbeddedBroker, width: int, height: int) -> Config:
     """Bench a station's own camera and model, or a simulated camera; storage and broker are the bench's own."""
-    own = {"mqtt": {"host": "127.0.0.1", "port": port}, "storage": {"root": str(root)}}
+    own = {"mqtt": broker_config(broker), "storage": {"root": str(root)}}
     if path is not None:
         config = load_config(path)
         return Config.model_validate({**config.model_dump(), **own})

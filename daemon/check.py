@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lineward.daemon.publish import probe_broker
-from lineward.daemon.service import broker_settings, load_session
+from lineward.daemon.mqtt import Connection
+from lineward.daemon.service import endpoint, load_session
 from lineward.drivers.camera import CameraError, Frame
 from lineward.drivers.process import CameraProcess
 from lineward.models.bundle import BundleError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lineward.daemon.config import Config
 
 FIRST_FRAME_S = 5.0
+BROKER_S = 3.0
 LOW_DISK_GB = 1.0
 
 
@@ -101,10 +102,13 @@ def check_camera(config: Config) -> Finding:
 
 def check_broker(config: Config) -> Finding:
     """Log in to the broker."""
+    broker = endpoint(config)
+    # Another client id: a second one with the station's own would throw the running service out.
+    visitor = replace(broker, client_id=f"{broker.client_id}-check-{os.getpid()}"[:64])
     try:
-        settings = broker_settings(config)
-        trouble = probe_broker(settings)
+        Connection(visitor, f"{config.station.base_topic}/check", b"", timeout_s=BROKER_S, silence_s=BROKER_S).finish(
+            BROKER_S
+        )
     except OSError as error:
-        trouble = f"{error.filename or ''}: {error.strerror or error}"
-    where = f"{config.mqtt.host}:{config.mqtt.port}"
-    return Finding("broker", not trouble, f"{where}: {trouble}" if trouble else f"{where}: connected")
+        return Finding("broker", False, f"{broker}: {error}; check [mqtt] and that the broker runs")
+    return Finding("broker", True, f"{broker}: connected")

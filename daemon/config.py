@@ -202,7 +202,9 @@ def load_config(path: Path) -> Config:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+        twice = "Cannot overwrite" in str(error) or "Cannot declare" in str(error)
+        what = "a key or table is given twice, keep one" if twice else "is not valid TOML"
+        raise ConfigError(f"{path}: {what}: {error}") from error
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:

@@ -69,7 +69,7 @@ def run_demo(
                     "limit": parts,
                 },
                 "inspection": {"model": str(model)},
-                "mqtt": {"host": "127.0.0.1", "port": broker.port},
+                "mqtt": broker_config(broker),
                 "storage": {"root": str(storage)},
             }
         )
@@ -86,6 +86,11 @@ def run_demo(
     for line in summary(rows, product=product, seed=first):
         say("%s", line)
     say("trigger to answer in milliseconds: %s", ", ".join(f"{name} {ms}" for name, ms in health.latency_ms().items()))
+
+
+def broker_config(broker: EmbeddedBroker) -> dict[str, object]:
+    """Return the section ``[mqtt]`` for the embedded broker, which speaks MQTT 3.1.1 only."""
+    return {"host": "127.0.0.1", "port": broker.port, "protocol": "3.1.1"}
 
 
 def ensure_model(home: Path, product: str, *, quiet: bool) -> Path:
@@ -132,12 +137,12 @@ def summary(rows: Sequence[Row], *, product: str, seed: int) -> list[str]:
         good = truth(row.frame_id, product=product, seed=seed, defect_rate=DEFECT_RATE).good
         table[good, row.verdict] += 1
     verdicts = Counter(row.verdict for row in rows)
-    good = sum(n for (is_good, _), n in table.items() if is_good)
-    bad = sum(n for (is_good, _), n in table.items() if not is_good)
+    n_good = sum(n for (good, _), n in table.items() if good)
+    n_bad = sum(n for (good, _), n in table.items() if not good)
     return [
         f"{len(rows)} parts, {len(rows)} answers: "
         + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common()),
-        f"of {good} good parts {table[True, 'fail']} were rejected and {table[True, 'review']} sent to review",
-        f"of {bad} defective parts {table[False, 'pass']} escaped, {table[False, 'fail']} were rejected, "
+        f"of {n_good} good parts {table[True, 'fail']} were rejected and {table[True, 'review']} sent to review",
+        f"of {n_bad} defective parts {table[False, 'pass']} escaped, {table[False, 'fail']} were rejected, "
         f"{table[False, 'review']} sent to review",
     ]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from lineward.daemon.retry import Outage, delay_s
 from lineward.daemon.states import Event, State
-from lineward.drivers.camera import CameraError, CameraLostError, CameraSettingError, Cause, Frame, NoFrameReason
+from lineward.drivers.camera import CameraError, CameraSettingError, Cause, Frame, NoFrameReason
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from lineward.daemon.health import Alarms, Health
     from lineward.daemon.states import StateMachine
@@ -38,6 +38,8 @@ class FrameSource:
         Written at every opening, in order.
     triggered
         Whether the camera waits for triggers, which makes the station READY instead of CONTINUOUS_EXECUTION.
+    alive
+        Called at least once a second while no frame comes.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class FrameSource:
         states: StateMachine,
         alarms: Alarms,
         health: Health,
+        alive: Callable[[], None],
     ) -> None:
         self._camera = camera
         self._settings = settings
@@ -58,6 +61,7 @@ class FrameSource:
         self._states = states
         self._alarms = alarms
         self._health = health
+        self._alive = alive
         self._outage = Outage(log, "camera")
         self._attempt = 0
         self._error = CameraError("not opened yet")
@@ -122,7 +126,7 @@ class FrameSource:
                 continue
             try:
                 got = self._camera.grab(GRAB_S)
-            except CameraLostError as error:
+            except CameraError as error:
                 self._camera.close()
                 self._lost(error)
                 streaming = False
@@ -135,10 +139,8 @@ class FrameSource:
             elif got.reason is NoFrameReason.BROKEN_FILE:
                 self._health.missing[Cause.BROKEN_FILE] += 1
                 log.warning("skipped: %s", got.detail)
-            elif got.reason is NoFrameReason.INCOMPLETE:
-                self._count({Cause.INCOMPLETE: 1})
-            else:
-                self._health.alive()
+            else:  # an incomplete frame is counted with the next whole one
+                self._alive()
 
     def close(self) -> None:
         """Stop and let go of the camera; never raises."""
@@ -157,7 +159,7 @@ class FrameSource:
         self._attempt += 1
         until = time.monotonic() + delay_s(self._error, self._attempt)
         while time.monotonic() < until and not self._stop.wait(0.2):
-            self._health.alive()
+            self._alive()
 
     def _count(self, missing: Mapping[Cause, int]) -> None:
         lost = {cause: n for cause, n in missing.items() if cause is not Cause.BROKEN_FILE}  # those were named already

@@ -54,7 +54,7 @@ CHUNK = 64
 CHECKPOINT_COMMITS = 2000
 """Commits between two checkpoints. The first commit after one waits for the disk once (1-5 ms): one in 2000 does."""
 
-_INSERT = f"INSERT INTO results VALUES ({', '.join('?' * 15)})"
+_INSERT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ACK = "UPDATE results SET acked = 1 WHERE seq = ? AND acked = 0"
 _PRUNE = "DELETE FROM results WHERE seq IN (SELECT seq FROM results WHERE seq <= ? AND acked = 1 ORDER BY seq LIMIT ?)"
 
@@ -251,7 +251,7 @@ class Ledger:
         self._seq_file = SeqFile(self._root / "ledger.seq")
         self.last_seq = max(self.last_seq, self._seq_file.last)
 
-    def _open(self) -> None:
+    def _open(self) -> sqlite3.Connection:
         """Open the database, moving a damaged one aside, and learn the highest number and the size of the outbox."""
         try:
             db = open_writer(self.path)
@@ -277,11 +277,12 @@ class Ledger:
                 seq_file.power_cut = False
                 self.last_seq += POWER_CUT_GAP
                 log.warning(
-                    "ledger: the machine was switched off while the line ran; numbers go on at %d, so that none is used twice",
+                    "ledger: the machine was switched off while the line ran; numbers go on at %d, none is used twice",
                     self.last_seq + 1,
                 )
             if seq_file is not None:
                 seq_file.write(self.last_seq)
+        return db
 
     def _replace_damaged(self) -> sqlite3.Connection:
         """Move the damaged database aside, start a new one, and save what can be saved."""
@@ -398,18 +399,17 @@ class Ledger:
             self._damaged = False
             if self.path.exists():
                 self._replace_damaged().close()
-        self._open()
-        assert self._db is not None
+        db = self._open()
         while True:
             with self._lock:
                 rows = [self._kept[i] for i in range(min(CHUNK, len(self._kept)))]
                 if rows:
-                    with _transaction(self._db):
-                        self._db.executemany(_INSERT.replace("INSERT", "INSERT OR IGNORE"), rows)
+                    with _transaction(db):
+                        db.executemany(_INSERT.replace("INSERT", "INSERT OR IGNORE"), rows)
                     for _ in rows:
                         self._kept.popleft()
                 else:
-                    _probe(self._db)
+                    _probe(db)
                     self.trouble = ""
                     self._commits += 1
                     self.rereads += 1

@@ -1,4 +1,4 @@
-"""The files of the ledger: schema, opening, what to do with a damaged one, and the number that must not be used twice."""
+"""The files of the ledger: schema, opening, a damaged one, and the number that must not be used twice."""
 
 from __future__ import annotations
 
@@ -57,6 +57,9 @@ CREATE INDEX images_by_age ON images (created_ns);
 """
 
 
+_NO_WAY_IN = {"EROFS", "EACCES", "EPERM", "ENOENT", "ENOTDIR"}
+
+
 class LedgerError(OSError):
     """The ledger cannot do what was asked; the message says what to do."""
 
@@ -73,25 +76,29 @@ def open_writer(path: Path) -> sqlite3.Connection:
     """
     db = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
     try:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA:
-            raise LedgerError(
-                f"{path}: written by a newer Lineward (schema {version}, this one knows {SCHEMA}); "
-                "install that version, or name another storage root"
-            )
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute("PRAGMA wal_autocheckpoint = 0")  # never in the loop's thread: it would wait for the disk
-        if version == 0:
-            db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
-        elif path.stat().st_size <= CHECKED_AT_START_BYTES:
-            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(f"database disk image is malformed: {verdict}")
+        _prepare(db, path)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA:
+        raise LedgerError(
+            f"{path}: written by a newer Lineward (schema {version}, this one knows {SCHEMA}); "
+            "install that version, or name another storage root"
+        )
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute("PRAGMA wal_autocheckpoint = 0")  # never in the loop's thread: it would wait for the disk
+    if version == 0:
+        db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+    elif path.stat().st_size <= CHECKED_AT_START_BYTES:
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(f"database disk image is malformed: {verdict}")
 
 
 def is_damaged(error: BaseException) -> bool:
@@ -120,10 +127,13 @@ def salvage_seq(aside: Path) -> int:
     """Find the highest number in a damaged database by looking for payloads in its bytes; 0 when there is none."""
     highest = 0
     for name in (aside, aside.with_name(aside.name + "-wal")):
-        with contextlib.suppress(OSError, ValueError), name.open("rb") as file:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                for match in re.finditer(rb'\{"schema_version":\d+,"seq":(\d{1,18}),', data):
-                    highest = max(highest, int(match[1]))
+        with (
+            contextlib.suppress(OSError, ValueError),
+            name.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            for match in re.finditer(rb'\{"schema_version":\d+,"seq":(\d{1,18}),', data):
+                highest = max(highest, int(match[1]))
     return highest
 
 
@@ -168,8 +178,8 @@ class SeqFile:
     """Remembers the last number given out, in a small file beside the database, and locks the folder for one process.
 
     The database knows the number too. The file is for the days when the database is lost, or when results had to stay
-    in memory: a number that is used twice could let a part through, a gap cannot. One line of 64 bytes is overwritten in
-    place for each result (2 us), which works on a full disk as well.
+    in memory: a number that is used twice could let a part through, a gap cannot. One line of 64 bytes is overwritten
+    in place for each result (2 us), which works on a full disk as well.
 
     Raises
     ------

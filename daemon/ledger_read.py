@@ -1,11 +1,11 @@
-"""Reading the ledger: the outbox, rows by time, part, verdict or reason, and kept images. Other processes may read too."""
+"""Reading the ledger: the outbox, rows by time, part, verdict or reason, and kept images; from any process."""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ class LedgerReader:
         sql = f"SELECT * FROM results WHERE {where} ORDER BY seq LIMIT {PAGE}"  # noqa: S608 - clauses are ours
         while True:
             page = self._fetch(sql, (after_seq, *given.values()))
-            for *head, late, is_acked, payload in page:
-                yield Row(*head, bool(late), bool(is_acked), payload)
+            for row in page:
+                yield replace(Row(*row), late=bool(row[12]), acked=bool(row[13]))  # SQLite has no truth values
             if len(page) < PAGE:
                 return
             after_seq = page[-1][0]

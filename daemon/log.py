@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lineward.daemon.result import Result
 
 JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
+PART_WIDTH = 24  # of a longer part id the end is shown: that is where part ids differ
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _COLOUR = {"pass": "32", "fail": "1;31", "review": "33", "undecided": "35"}
 _LEVEL_COLOUR = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "1;31"}
@@ -63,10 +64,11 @@ def log_part(result: Result) -> None:
 def part_line(result: Result) -> str:
     """Lay out one part in columns: seq, part, verdict, confidence, milliseconds, what else is to be said."""
     part = result.part_id or (f"frame {result.camera.frame_id}" if result.camera.frame_id is not None else "-")
+    part = part if len(part) <= PART_WIDTH else "…" + part[1 - PART_WIDTH :]
     notes = [result.defect_type or "", result.reason, "late" if result.late else ""]
     note = ", ".join(text for text in notes if text)
     line = (
-        f"#{result.seq:<7d} {part:<16.40s} {result.verdict.upper():<9s} {result.confidence:6.1%} "
+        f"#{result.seq:<7d} {part:<{PART_WIDTH}s} {result.verdict.upper():<9s} {result.confidence:6.1%} "
         f"{result.latency.total:7.1f} ms  {note}"
     )
     return line.rstrip()

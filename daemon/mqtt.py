@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TAKEN_OVER = 0x8E
 """MQTT 5 reason of a broker that gives the connection to another client with the same id."""
 
+HARD = struct.pack("ii", 1, 0)
+"""SO_LINGER on, 0 s: closing resets the connection and throws away what was not sent."""
+
 MOST_IN_FLIGHT = 32
 """Messages sent and not acknowledged; a broker may ask for fewer (Mosquitto: 20 on MQTT 5).
 
@@ -143,17 +146,20 @@ class Connection:
             client.connect(endpoint.host, endpoint.port, endpoint.keepalive_s)
             sock = self._socket()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else an answer may wait 40 ms for an ACK
-            deadline = time.monotonic() + timeout_s
-            while self._accepted is None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise LostError(f"accepts the connection and then says nothing for {timeout_s:g} s")  # noqa: TRY301
-                self.step(left)
+            self._most = min(self._most, self._wait_accepted(timeout_s))
         except BaseException:
             self.abort()
             raise
-        with contextlib.suppress(AttributeError):
-            self._most = min(self._most, int(self._accepted.ReceiveMaximum))
+
+    def _wait_accepted(self, timeout_s: float) -> int:
+        """Wait for the broker's answer to CONNECT; return how many messages it takes at a time."""
+        deadline = time.monotonic() + timeout_s
+        while self._accepted is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LostError(f"accepts the connection and then says nothing for {timeout_s:g} s")
+            self.step(left)
+        return int(getattr(self._accepted, "ReceiveMaximum", MOST_IN_FLIGHT))
 
     # ---- paho's callbacks
 
@@ -161,11 +167,14 @@ class Connection:
         if reason.is_failure:
             self._refused = f"refuses us: {reason}"
         else:
-            self._accepted = properties or Properties(PacketTypes.CONNACK)
+            self._accepted = properties
 
     def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: ReasonCode, _properties: Any) -> None:
         said = bool(flags.is_disconnect_packet_from_server)
-        self._lost = (f"closed the connection: {reason}" if said else "connection lost", int(reason.value) if said else 0)
+        self._lost = (
+            f"closed the connection: {reason}" if said else "connection lost",
+            int(reason.value) if said else 0,
+        )
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
         tag, _ = self._sent.pop(mid, (0, 0.0))
@@ -200,7 +209,7 @@ class Connection:
         """
         properties = None
         if expiry_s and self._v5:
-            properties = Properties(PacketTypes.PUBLISH)
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = expiry_s
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -255,7 +264,7 @@ class Connection:
         sock = self._client.socket()
         if sock is not None:
             with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # type: ignore[attr-defined]
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, HARD)  # type: ignore[attr-defined]
             self._client.on_disconnect = None
             with contextlib.suppress(OSError):
                 sock.close()

@@ -7,6 +7,7 @@ not open, and an answer leaves the outbox only when the broker has acknowledged 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -36,8 +37,11 @@ CONNECT_S = 3.0
 FRESH_QUEUE = 256
 """Answers that may wait for this thread; beyond that they come from the ledger, late for a PLC."""
 READ_ROWS = 32
+ANSWER_MESSAGES = 4
+"""What one answer is on the wire: `result/plc`, `result/verdict`, `result/part_id`, `result`."""
+FULL_PAUSE_S = 0.005
 KEPT_FREE = 8
-"""Places of the window that a backlog may not take: an answer for the PLC is four messages."""
+"""Places of the window that a backlog may not take."""
 BURST_ROWS = 8
 BREATH_S = 0.0002
 """After so many rows of a backlog the thread sleeps so long. Without it the loop waits for Python's lock: `record` took
@@ -204,9 +208,11 @@ class Publisher:
             self._thread.join(GIVE_UP_S)
         if self._thread.is_alive():
             log.warning("broker %s: still connecting, not waited for", self._endpoint)
-        elif self._wake_fd >= 0:
-            os.close(self._wake_fd)
-            self._wake_fd = -1
+        else:
+            with self._retained_lock:
+                if self._wake_fd >= 0:
+                    os.close(self._wake_fd)
+                self._wake_fd = -1
         return self._ledger.outbox_size
 
     # ---- helpers of both sides
@@ -220,7 +226,7 @@ class Publisher:
         with self._retained_lock:
             self._retained[name] = _json(content)
             self._changed[name] = None
-        self._wake()
+            self._wake()
 
     def _useful_until_s(self, result: Result) -> float:
         """Return the monotonic time after which a PLC must not see this answer any more.
@@ -274,14 +280,12 @@ class Publisher:
         if getattr(error, "code", 0) == TAKEN_OVER or self._quick_losses >= 3:
             self._takeover_s = time.monotonic()
             self._reason = self._takeover_text()
-            if lived_s:
-                log.warning("broker %s: %s", self._endpoint, self._reason)
         self._outage.failed(self._reason)
 
     def _takeover_text(self) -> str:
         return (
-            f"another client seems to use our client id {self._endpoint.client_id!r} (the broker ends our connection each "
-            "time it comes); give every station an id of its own"
+            f"another client seems to use our client id {self._endpoint.client_id!r} (the broker ends our connection "
+            "each time it comes); give every station an id of its own"
         )
 
     def _live(self) -> None:
@@ -323,14 +327,15 @@ class Publisher:
         self._up.set()
 
     def _read_wake(self) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
-        except BlockingIOError:
-            pass
 
     def _pause_s(self, link: Connection) -> float:
         """Return how long the next step may wait: not at all while there is something to send and room for it."""
-        if self._fresh or ((self._behind or self._rows) and link.room > KEPT_FREE):
+        if self._fresh and link.room < ANSWER_MESSAGES:
+            return FULL_PAUSE_S
+        waiting = self._fresh or self._changed or self._stop.is_set()
+        if waiting or ((self._behind or self._rows) and link.room > KEPT_FREE):
             return 0.0
         return max(0.0, min(self._due.values()) - time.monotonic())
 
@@ -343,7 +348,7 @@ class Publisher:
     def _answer(self, link: Connection) -> None:
         """Send what was handed over: to the PLC now or never, to `result` when everything before it is out."""
         while self._fresh:
-            if link.room < 4:
+            if link.room < ANSWER_MESSAGES:
                 if time.monotonic() > self._fresh[0].useful_until_s:
                     self._overtaken(self._fresh.popleft().result)
                     continue

@@ -165,6 +165,6 @@ def _ms(value: float) -> float:
 
 
 def plc_string(text: str) -> str:
-    """Make a string that every PLC library reads: printable ASCII without space, no JSON punctuation, 64 characters at most."""
+    """Make a string every PLC library reads: printable ASCII, no space, no JSON punctuation, at most 64 characters."""
     ascii_text = text.encode("ascii", "replace").decode()
     return "".join(c if "!" <= c <= "~" else "_" for c in ascii_text).translate(_NOT_IN_PLC_STRINGS)[:64]

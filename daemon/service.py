@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from lineward.daemon.config import ConfigError
 from lineward.daemon.frames import FrameSource
 from lineward.daemon.health import Alarms, Health
 from lineward.daemon.ledger import Ledger
 from lineward.daemon.loop import Station, inspect
+from lineward.daemon.publish import Endpoint, Publisher, Tls
 from lineward.daemon.result import ModelRef, rfc3339
 from lineward.daemon.review import ReviewStore
 from lineward.daemon.states import Event, StateMachine, Status
@@ -91,7 +93,13 @@ class Line:
         self.ledger = Ledger(root)
         stack.callback(self.ledger.close)
         self.alarms.set("storage", self.ledger.trouble)
-        self.publisher = make_publisher(config, self.ledger, self._stats)
+        self.publisher = Publisher(
+            endpoint(config),
+            config.station.base_topic,
+            deadline_ms=config.inspection.deadline_ms,
+            ledger=self.ledger,
+            stats=self._stats,
+        )
         self.alarms.on_change = self.publisher.set_alarms
         stack.callback(self._close_publisher)
         self.review = ReviewStore(
@@ -107,14 +115,16 @@ class Line:
         self.states = StateMachine(self._show_state)
         self._show_state(self.states.status)
         camera = config.camera
+        self.camera = CameraProcess(camera.driver, camera.driver_options(), silence_limit_s=camera.silence_s)
         self.source = FrameSource(
-            CameraProcess(camera.driver, camera.driver_options(), silence_limit_s=camera.silence_s),
+            self.camera,
             camera.settings,
             triggered=camera.trigger == "software",
             stop=stop,
             states=self.states,
             alarms=self.alarms,
             health=self.health,
+            alive=self._alive,
         )
         stack.callback(self.source.close)
 
@@ -133,6 +143,11 @@ class Line:
         )
         self.states.handle(Event.MODEL_READY)
 
+    def _alive(self) -> None:
+        """Say that the loop is well although no part came: the heartbeat depends on it."""
+        self.health.alive()
+        self.publisher.beat()
+
     def _show_state(self, status: Status) -> None:
         self.publisher.set_state(
             {
@@ -146,6 +161,7 @@ class Line:
 
     def _stats(self) -> dict[str, Any]:
         stats = self.health.stats()
+        stats["mqtt"] = self.publisher.counters()
         stats["images"] = {"kept": self.review.kept, "dropped": self.review.dropped}
         return stats
 
@@ -153,6 +169,33 @@ class Line:
         self.states.handle(Event.STOP, "stopped")
         left = self.publisher.close(self.drain_s)
         log.info("stopped after %d answers%s", self.health.answers, f"; {left} stay in the outbox" if left else "")
+
+
+def endpoint(config: Config) -> Endpoint:
+    """Say where the broker is and who we are there.
+
+    Raises
+    ------
+    ConfigError
+        The password file cannot be read.
+    """
+    mqtt, station = config.mqtt, config.station
+    password = None
+    if mqtt.password_file is not None:
+        try:
+            password = mqtt.password_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"mqtt.password_file = {str(mqtt.password_file)!r}: cannot be read: {error}") from error
+    return Endpoint(
+        host=mqtt.host,
+        port=mqtt.port,
+        client_id=mqtt.client_id or f"lineward-{station.site}-{station.line}-{station.name}",
+        username=mqtt.username,
+        password=password,
+        tls=None if mqtt.tls is None else Tls(mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file),
+        protocol=mqtt.protocol,
+        keepalive_s=mqtt.keepalive_s,
+    )
 
 
 def load_session(config: Config) -> Session:

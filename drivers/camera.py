@@ -174,10 +174,18 @@ class Camera(Protocol):
             The feature does not exist or refuses the value. Nothing is retried: the configuration is wrong.
         CameraLostError
             The camera went away meanwhile.
+        CameraError
+            The camera is not open.
         """
 
     def start(self) -> None:
-        """Begin streaming. No frame exposed before this call is ever delivered."""
+        """Begin streaming. No frame exposed before this call is ever delivered; frame ids may begin anew.
+
+        Raises
+        ------
+        CameraError
+            The camera is not open, or refuses to start.
+        """
 
     def stop(self) -> None:
         """Stop streaming. Idempotent; never raises."""
@@ -196,16 +204,23 @@ class Camera(Protocol):
     def grab(self, timeout_s: float) -> Frame | NoFrame:
         """Wait at most ``timeout_s`` seconds (monotonic) for the next whole frame.
 
-        The frame's image stays valid until the next call of any method.
+        The frame's image stays valid until the next call of any method. A camera that does not stream answers
+        TIMEOUT after the full time. INCOMPLETE and BROKEN_FILE use up the trigger they belong to and are said again in
+        the next frame's ``missing``: count one of the two.
 
         Raises
         ------
+        CameraSettingError
+            The camera delivers something that cannot be decoded; the message names it and what is supported.
         CameraLostError
             The camera is gone; the caller closes it and opens it anew.
         """
 
     def flush(self) -> int:
-        """Throw away frames that are already exposed and return how many."""
+        """Throw away frames that are already exposed and return how many; they do not count as missing.
+
+        An outstanding software trigger is given up.
+        """
 
     def health(self) -> CameraHealth:
         """Report counters; never raises."""

@@ -1,7 +1,8 @@
 """GenICam cameras through harvesters; the only file that imports it.
 
-What harvesters does to the process around it was measured and is contained here: see ``docs/decisions``. The driver
-waits by looking at the length of the buffer queue, because ``fetch`` holds the interpreter lock while it waits.
+What harvesters does to the process around it was measured and is contained here. The driver waits by looking at the
+length of the buffer queue, because ``fetch`` holds the interpreter lock while it waits: measured on viky at 20 fps, a
+1 ms loop in another thread runs 888 times a second beside this driver, and 153 times beside ``fetch``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-import numpy as np
-
-from lineward.drivers import features, pixels
+from lineward.drivers import features
+from lineward.drivers.buffers import OptionalValues, check_pixel_format, device_ns, image_of
 from lineward.drivers.camera import (
     CameraBusyError,
     CameraError,
@@ -57,8 +57,6 @@ _POLL_S = 0.001
 _SILENCE_S = 2.0  # after this long without a frame the camera is asked whether it is still there
 _TEMPERATURE_EVERY_S = 10.0
 _IN_USE = (gentl.ResourceInUseException, gentl.AccessDeniedException, gentl.BusyException)
-_ABSENT = (gentl.NotAvailableException, gentl.NotImplementedException, gentl.InvalidParameterException, AttributeError)
-_PLAIN_IMAGES = {gentl.PAYLOADTYPE_INFO_IDS.PAYLOAD_TYPE_IMAGE, gentl.PAYLOADTYPE_INFO_IDS.PAYLOAD_TYPE_CHUNK_DATA}
 _NOACCESS = gentl.DEVICE_ACCESS_STATUS_LIST.DEVICE_ACCESS_STATUS_NOACCESS
 _ACCESS = {1: "available", 2: "read-only", 3: "unreachable", 4: "in use", 5: "open here", 6: "open here, read-only"}
 _KILL = gentl.ACQ_STOP_FLAGS_LIST.ACQ_STOP_FLAGS_KILL
@@ -221,7 +219,7 @@ class GenicamCamera:
         self._queue: Any = None  # the new-buffer event of the only data stream
         self._streaming = False
         self._lost = False
-        self._absent: set[str] = set()  # optional values that this producer does not offer
+        self._values = OptionalValues()
         self._incomplete = _Counter()
         self._incomplete_seen = 0
         self._underruns_seen = 0
@@ -260,7 +258,7 @@ class GenicamCamera:
         self._incomplete, self._incomplete_seen = _Counter(), 0
         self._acquirer.add_callback(self._acquirer.Events.INCOMPLETE_BUFFER, self._incomplete)
         self._acquirer.num_buffers = max(self._buffers, self._acquirer.min_num_buffers)
-        self._losses, self._frames, self._absent, self._lost = Losses(), 0, set(), False
+        self._losses, self._frames, self._values, self._lost = Losses(), 0, OptionalValues(), False
         self._temperature = (-_TEMPERATURE_EVERY_S, None)
         return info
 
@@ -312,8 +310,7 @@ class GenicamCamera:
         if self._trigger_mode is Trigger.HARDWARE and features.read(nodes, "TriggerSource") in {None, "Software"}:
             raise CameraSettingError(f"{self._label}: set TriggerSource to the line that the part sensor is wired to")
         with self._guarded("reading PixelFormat"):
-            code = nodes.PixelFormat.get_int_value()
-        self._supported(code)
+            check_pixel_format(nodes.PixelFormat.get_int_value())
         return {name: applied[name] for name in (*settings, *after)}
 
     def _set(self, nodes: Any, name: str, value: Setting) -> Setting:
@@ -325,12 +322,6 @@ class GenicamCamera:
             self._check_alive()
             raise CameraSettingError(f"{self._label}: {name} = {value!r} is refused: {reason(error)}") from error
 
-    def _supported(self, code: int) -> None:
-        try:
-            pixels.find(code)
-        except pixels.PixelFormatError as error:
-            raise CameraSettingError(f"{self._label}: {error}") from error
-
     # -- streaming -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -338,12 +329,12 @@ class GenicamCamera:
         self._node_map("start")
         if self._streaming:
             return
-        self._ids = FrameIds(skips_zero=self._value(self._device, "tl_type") == "GEV")
+        self._ids = FrameIds(skips_zero=self._values.ask(self._device, "tl_type") == "GEV")
         self._outstanding, self._was_full = None, False
         with self._guarded("starting the stream"):
             self._acquirer.start()
         self._streaming = True
-        self._underruns_seen = self._value(self._acquirer.data_streams[0], "num_underrun") or 0
+        self._underruns_seen = self._values.ask(self._acquirer.data_streams[0], "num_underrun") or 0
         self._heard_at = time.monotonic()
 
     def stop(self) -> None:
@@ -423,45 +414,20 @@ class GenicamCamera:
 
     def _read(self, buffer: Any, received_ns: int) -> Frame | NoFrame:
         """Decode a buffer while it is ours: once it is queued again its content changes."""
-        with self._guarded("reading a frame's payload type"):
-            payload = self._value(buffer, "payload_type")
-        if payload not in _PLAIN_IMAGES:
-            name = next((known.name for known in gentl.PAYLOADTYPE_INFO_IDS if known == payload), "unknown")
-            raise CameraSettingError(
-                f"{self._label} sends payload type {payload} ({name}); only plain images can be judged, "
-                "switch off GenDC, multi-part or compression in the settings"
-            )
         with self._guarded("reading a frame"):
-            code = self._value(buffer, "pixel_format")
-            width, height = self._value(buffer, "width"), self._value(buffer, "height")
-            delivered = self._value(buffer, "delivered_image_height") or 0
-            nodes = self._acquirer.remote_device.node_map
-            code = nodes.PixelFormat.get_int_value() if code is None else code
-            width, height = width or nodes.Width.value, height or delivered or nodes.Height.value
-            padding, offset = self._value(buffer, "padding_x") or 0, self._value(buffer, "image_offset") or 0
-            filled = self._value(buffer, "size_filled") or 0
-            device_ns = self._device_ns(buffer)
-            raw = np.frombuffer(buffer.raw_buffer, np.uint8)[offset:]
-        self._supported(code)
-        needed = pixels.needed_bytes(code, width, height, padding)
-        if raw.size < needed or 0 < filled < offset + needed or 0 < delivered < height:
-            self._account(buffer)
-            self._losses.lose(Cause.INCOMPLETE, numbered=True)
-            self._outstanding = None
-            return NoFrame(NoFrameReason.INCOMPLETE, f"{self._label}: {filled} of {offset + needed} bytes came")
-        try:
-            image = pixels.decode(raw, code, width, height, padding)
-        except pixels.PixelFormatError as error:
-            raise CameraSettingError(f"{self._label}: {error}") from error
-        image.flags.writeable = False
+            image = image_of(buffer, self._acquirer.remote_device.node_map, self._values)
+            exposed_ns = device_ns(buffer, self._acquirer.device, self._values)
         frame_id = self._account(buffer)
-        self._frames += 1
         trigger_id, self._outstanding = self._outstanding, None
+        if image is None:
+            self._losses.lose(Cause.INCOMPLETE, numbered=True)
+            return NoFrame(NoFrameReason.INCOMPLETE, f"{self._label}: a part of frame {frame_id} did not come")
+        self._frames += 1
         return Frame(
             image=image,
             frame_id=frame_id,
             received_ns=received_ns,
-            device_ns=device_ns,
+            device_ns=exposed_ns,
             trigger_id=trigger_id,
             missing=self._losses.settle(),
         )
@@ -480,8 +446,8 @@ class GenicamCamera:
     def _account(self, buffer: Any) -> int:
         """Follow the frame's number, and name what is missing before it."""
         with self._guarded("reading a frame's number"):
-            underruns = self._value(self._acquirer.data_streams[0], "num_underrun") or 0
-            raw_id = self._value(buffer, "frame_id")
+            underruns = self._values.ask(self._acquirer.data_streams[0], "num_underrun") or 0
+            raw_id = self._values.ask(buffer, "frame_id")
         self._losses.lose(Cause.UNDERRUN, underruns - self._underruns_seen)
         self._underruns_seen = underruns
         frame_id, skipped = self._ids.follow(raw_id)
@@ -510,13 +476,6 @@ class GenicamCamera:
     def _requeue(self, buffer: Any) -> None:
         with self._guarded("returning a buffer"):
             buffer.parent.queue_buffer(buffer)
-
-    def _device_ns(self, buffer: Any) -> int | None:
-        nanoseconds = self._value(buffer, "timestamp_ns")
-        if nanoseconds is None:
-            ticks, hertz = self._value(buffer, "timestamp"), self._value(self._acquirer.device, "timestamp_frequency")
-            nanoseconds = ticks * 1_000_000_000 // hertz if ticks and hertz else None
-        return int(nanoseconds) if nanoseconds else None
 
     # -- health and the end --------------------------------------------------------------------------------------------
 
@@ -560,19 +519,9 @@ class GenicamCamera:
             self._fail("it was lost before")
         return self._acquirer.remote_device.node_map
 
-    def _value(self, module: Any, name: str) -> Any:
-        """Read a value that producers need not offer; asked once in vain, it is not asked again."""
-        if name in self._absent:
-            return None
-        try:
-            return getattr(module, name)
-        except _ABSENT:
-            self._absent.add(name)
-            return None
-
     def _check_alive(self) -> None:
         """Ask the camera itself, past every cache; `CameraLostError` when it does not answer."""
-        if self._value(self._device, "access_status") == _NOACCESS:
+        if self._values.ask(self._device, "access_status") == _NOACCESS:
             self._fail("it is not reachable any more")
         nodes = self._acquirer.remote_device.node_map
         node = features.find(nodes, "PayloadSize") or features.find(nodes, "Width")
@@ -584,6 +533,8 @@ class GenicamCamera:
     def _guarded(self, doing: str) -> Iterator[None]:
         try:
             yield
+        except CameraSettingError as error:
+            raise CameraSettingError(f"{self._label}: {error}") from error
         except CameraError:
             raise
         except NATIVE_ERRORS as error:

@@ -75,6 +75,7 @@ class CameraProcess:
         self._overrun = 0
         self._resume_at = 0
         self._lost = ""  # why no frame will come any more; the child may still be there to close the camera
+        self._lost_error: type[CameraError] = CameraLostError
         self._dead = False  # the child is gone or hung
         self._alive_at = 0.0
         self._streaming = False
@@ -241,8 +242,8 @@ class CameraProcess:
                 for old in self._rings.values():
                     old.close()
                 self._rings = {generation: Ring(fd, RingShape(slots, slot_bytes), writable=False)}
-            case (wire.LOST, text):
-                self._mark_lost(text)
+            case (wire.LOST, error_name, text):
+                self._mark_lost(text, _ERRORS.get(error_name, CameraLostError))
             case (wire.REPLY | wire.FAILED, *_):
                 self._replies.append(message)
 
@@ -308,10 +309,11 @@ class CameraProcess:
 
     def _raise_if_lost(self) -> None:
         if self._lost:
-            raise CameraLostError(self._lost)
+            raise self._lost_error(self._lost)
 
-    def _mark_lost(self, why: str) -> None:
-        self._lost = self._lost or why
+    def _mark_lost(self, why: str, error: type[CameraError] = CameraLostError) -> None:
+        if not self._lost:
+            self._lost, self._lost_error = why, error
         self._streaming = False
 
     def _mark_dead(self, why: str) -> None:

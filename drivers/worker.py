@@ -126,6 +126,7 @@ class Worker:
                 self._outstanding = True
                 return trigger_id
             case wire.FLUSH:
+                self._outstanding = False
                 return camera.flush()
             case _:
                 raise CameraError(f"unknown command {name!r}")
@@ -141,9 +142,9 @@ class Worker:
         assert camera is not None
         try:
             got = camera.grab(GRAB_SLICE_S)
-        except CameraLostError as error:
+        except CameraError as error:
             self._streaming = False
-            self._wire.send(wire.LOST, str(error))
+            self._wire.send(wire.LOST, type(error).__name__, str(error))
             return
         if isinstance(got, Frame):
             self._outstanding = False
@@ -154,6 +155,7 @@ class Worker:
     def _report(self, got: NoFrame) -> None:
         if got.reason is NoFrameReason.TIMEOUT:
             return
+        self._outstanding = False  # an incomplete frame or a broken file has used up the trigger
         if got.reason is NoFrameReason.END:
             self._ended = True
         self._wire.send(wire.NO_FRAME, got.reason, got.detail)

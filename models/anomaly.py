@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lineward.models.calibrate import Ranks
     from lineward.models.graph import Graph
 
-SHRINKAGE = 0.1
+SHRINKAGE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class AnomalyModel:
         white = projected.astype(np.float64) @ self.whiten.astype(np.float64) + self.offset
         return np.asarray(np.sqrt((white**2).sum(axis=1)), np.float64)
 
-    def append(self, graph: Graph, projected: str, ranks: Ranks) -> str:
-        """Add distance and its rank among good parts, ``(N, 1)``, 0..1, to a graph."""
+    def append(self, graph: Graph, projected: str) -> str:
+        """Add the distance, ``(N, 1)``, to a graph."""
         white = graph.affine(projected, self.whiten, self.offset, hint="whitened")
         squared = graph.op("ReduceSum", graph.op("Mul", white, white), graph.constant([1], "axis"), keepdims=1)
-        return append_ranks(graph, graph.op("Sqrt", squared, hint="distance"), ranks)
+        return graph.op("Sqrt", squared, hint="good_distance")
 
 
 def fit_anomaly(projected: NDArray[np.float32]) -> AnomalyModel:

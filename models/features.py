@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
+from onnx import TensorProto
 
 from lineward import __version__
 from lineward.images import read_image
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from lineward.models.backbone import Backbone, Tap
     from lineward.models.prepare import InputSpec
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 """Part of the cache key: raise it when what follows the backbone changes."""
 
 FLIPS: dict[str, tuple[int, ...]] = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}
@@ -71,6 +72,9 @@ def append_features(graph: Graph, backbone: Backbone, spec: InputSpec) -> Featur
     count = coarse.height * coarse.width
     flat = graph.op("Reshape", maps, graph.constant([-1, depth, count], "patch_shape"), hint="patch_columns")
     patches = graph.op("Transpose", flat, perm=[0, 2, 1], hint="patch_features")
+    # The cache keeps half precision. Rounding here as well makes what was fitted exactly what runs.
+    half = graph.op("Cast", patches, to=TensorProto.FLOAT16, hint="patch_features.half")
+    patches = graph.op("Cast", half, to=TensorProto.FLOAT, hint="patch_features.rounded")
     return FeatureTensors(pooled, patches, Layout(size, coarse.height, coarse.width, depth))
 
 
@@ -106,6 +110,16 @@ class Source:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    suffix: str
+    dtype: np.dtype[Any]
+
+
+_POOLED = _Part(".pooled", np.dtype("<f4"))
+_PATCHES = _Part(".patches", np.dtype("<f2"))
+
+
 class FeatureStore:
     """Features of files, each computed once and kept in a folder by content, backbone and preparation.
 
@@ -130,9 +144,6 @@ class FeatureStore:
         self._lock = threading.Lock()
         key = f"{FEATURES_VERSION}|{backbone.name}|{backbone.digest}|{spec.model_dump_json()}"
         self._folder = folder / "features" / hashlib.sha256(key.encode()).hexdigest()[:24]
-        self._record = np.dtype(
-            [("pooled", "<f4", (layout.pooled,)), ("patches", "<f2", (layout.rows * layout.columns, layout.depth))]
-        )
         self.layout = layout
 
     def extract(
@@ -165,9 +176,8 @@ class FeatureStore:
             # A batch at a time: an error stops the work soon, and no more than a batch waits in memory.
             for start in range(0, len(sources), 64):
                 batch = sources[start : start + 64]
-                records = pool.map(lambda source: self._get(source, flip)["pooled"], batch)
-                for offset, record in enumerate(records):
-                    pooled[start + offset] = record
+                for offset, row in enumerate(pool.map(lambda source: self._get(source, flip, _POOLED), batch)):
+                    pooled[start + offset] = row
                 if progress:
                     progress(start + len(batch), len(sources))
         return pooled
@@ -177,28 +187,29 @@ class FeatureStore:
 
         One image at a time: those of a thousand images would fill 120 MB, those of a large set the memory.
         """
+        shape = (self.layout.rows * self.layout.columns, self.layout.depth)
         for source in sources:
-            yield self._get(source, "none")["patches"].astype(np.float32)
+            yield self._get(source, "none", _PATCHES).astype(np.float32).reshape(shape)
 
-    def _get(self, source: Source, flip: str) -> Any:
+    def _get(self, source: Source, flip: str, part: _Part) -> NDArray[Any]:
+        size = self.layout.pooled if part is _POOLED else self.layout.rows * self.layout.columns * self.layout.depth
         path = self._folder / source.digest[:2] / f"{source.digest}.{flip}"
         try:
-            record = np.fromfile(path, self._record)
+            values = np.fromfile(path.with_suffix(path.suffix + part.suffix), part.dtype)
         except FileNotFoundError:
-            record = np.empty(0, self._record)
-        if record.size != 1:
-            record = self._compute(source.path, flip)
-            _write_whole(path, record.tobytes())
-        return record[0]
+            values = np.empty(0, part.dtype)
+        if values.size == size:
+            return values
+        pooled, patches = self._compute(source.path, flip)
+        found = {_POOLED.suffix: pooled.astype(_POOLED.dtype), _PATCHES.suffix: patches.astype(_PATCHES.dtype)}
+        for suffix, array in found.items():
+            _write_whole(path.with_suffix(path.suffix + suffix), array.tobytes())
+        return found[part.suffix].ravel()
 
-    def _compute(self, path: Path, flip: str) -> NDArray[np.void]:
+    def _compute(self, path: Path, flip: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         prepared = prepare(read_image(path), self._spec)
         prepared = np.flip(prepared, FLIPS[flip]) if FLIPS[flip] else prepared
-        pooled, patches = self._run(np.ascontiguousarray(prepared)[np.newaxis])
-        record = np.empty(1, self._record)
-        record["pooled"][0] = pooled[0]
-        record["patches"][0] = patches[0]
-        return record
+        return self._run(np.ascontiguousarray(prepared)[np.newaxis])
 
     def _run(self, batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         with self._lock:

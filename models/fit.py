@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from lineward.models.anomaly import fit_anomaly
+from lineward.models.anomaly import append_ranks, fit_anomaly
 from lineward.models.calibrate import choose_thresholds, fit_platt, fit_ranks
 from lineward.models.dataset import grouped_folds
-from lineward.models.heads import COMPONENTS, Mean, fit_kernel, fit_logistic, fit_scaler, fit_subspace
+from lineward.models.heads import COMPONENTS, fit_kernel, fit_logistic, fit_scaler, fit_subspace
 from lineward.models.metrics import auroc, calibration_error, detection_at
 from lineward.models.patches import fit_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,6 +29,17 @@ if TYPE_CHECKING:
     from lineward.models.patches import PatchModel
     from lineward.models.records import Promise, Risk
     from lineward.models.verdict import Thresholds
+
+CANDIDATES: dict[str, tuple[str, ...]] = {
+    "logistic": ("logistic",),
+    "kernel": ("kernel",),
+    "patch": ("patch",),
+    "pooled": ("logistic", "kernel"),
+    "pooled+patch": ("logistic", "kernel", "patch"),
+    "pooled+anomaly": ("logistic", "kernel", "anomaly"),
+    "all": ("logistic", "kernel", "patch", "anomaly"),
+}
+"""Name of a candidate to the components whose standardised scores it adds up."""
 
 WORKING_POINTS = (0.01, 0.02, 0.05)
 """Heads are compared by detection at these shares of false rejects: 2 % alone hangs on two or three good images."""
@@ -48,12 +59,35 @@ class TypeModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Blend:
+    """A sum of components, each brought to mean zero and deviation one on scores of parts it was not fitted on."""
+
+    centres: dict[str, float]
+    scales: dict[str, float]
+
+    def __call__(self, scores: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Add up ``(n,)`` scores by component; components that do not take part are ignored."""
+        parts = [(scores[name] - centre) / self.scales[name] for name, centre in self.centres.items()]
+        return np.asarray(np.sum(parts, axis=0), np.float64)
+
+    def append(self, graph: Graph, scores: dict[str, str]) -> str:
+        """Add the same to a graph, from tensors ``(N, 1)`` by component."""
+        total = ""
+        for name, centre in self.centres.items():
+            part = graph.op("Sub", scores[name], graph.constant(centre, "centre"))
+            part = graph.op("Div", part, graph.constant(self.scales[name], "scale"))
+            total = graph.op("Add", total, part, hint="blend") if total else part
+        return total
+
+
+@dataclass(frozen=True, slots=True)
 class QuickModel:
     """Everything behind the backbone, as fitted."""
 
     scaler: Scaler
     space: Subspace
-    head: Head
+    heads: dict[str, Head]
+    blend: Blend
     head_name: str
     candidates: dict[str, dict[str, float]]
     platt: Platt
@@ -66,26 +100,35 @@ class QuickModel:
     folds: int
     ece: float
 
-    def judge(self, pooled: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return defect probability and anomaly, ``(n,)`` each, 0..1, of ``(n, d)`` pooled features."""
+    def judge(
+        self, pooled: NDArray[np.float32], patches: Iterable[NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return defect probability and anomaly, ``(n,)`` each, 0..1, of ``(n, d)`` pooled features and patches."""
         scaled = self.scaler(pooled)
-        probability = self.platt(self.head.score(self.space, scaled))
-        return probability, self.ranks(self.anomaly(self.space(scaled)))
+        distance = self.anomaly(self.space(scaled))
+        scores = {name: head.score(self.space, scaled) for name, head in self.heads.items()}
+        scores["anomaly"] = np.log(distance)
+        scores["patch"] = np.array([self.patches.score(image) for image in patches])
+        return self.platt(self.blend(scores)), self.ranks(distance)
 
     def append(self, graph: Graph, tensors: FeatureTensors) -> None:
         """Add the same, with heat-map and types, to a graph, and declare its outputs."""
         scaled = self.scaler.append(graph, tensors.pooled)
         basis = self.space.basis[:, :COMPONENTS] * np.float32(self.space.unit)
         projected = graph.op("MatMul", scaled, graph.constant(basis, "subspace"), hint="projected")
-        score = self.head.append(graph, self.space, scaled, projected)
+        distance = self.anomaly.append(graph, projected)
+        patch_score, heat = self.patches.append(graph, tensors.patches, tensors.layout)
+        scores = {"patch": patch_score, "anomaly": graph.op("Log", distance)}
+        for name in self.heads.keys() & self.blend.centres.keys():
+            scores[name] = self.heads[name].append(graph, self.space, scaled, projected)
+        score = self.blend.append(graph, scores)
         slope, offset = graph.constant(self.platt.slope, "slope"), graph.constant(self.platt.offset, "offset")
         probability = graph.op("Sigmoid", graph.op("Add", graph.op("Mul", score, slope), offset), hint="probability")
         flat = graph.constant([-1], "flat")
         graph.output("defect_probability", graph.op("Reshape", probability, flat), ["N"])
-        anomaly = self.anomaly.append(graph, projected, self.ranks)
+        anomaly = append_ranks(graph, distance, self.ranks)
         graph.output("anomaly", graph.op("Reshape", anomaly, flat), ["N"])
         layout = tensors.layout
-        heat = self.patches.append(graph, tensors.patches, layout)
         graph.output("heatmap", heat, ["N", layout.rows, layout.columns])
         if self.types:
             graph.output("defect_type_scores", self.types.append(graph, projected), ["N", len(self.types.names)])
@@ -135,25 +178,24 @@ def fit_quick(
         good = space(scaler(pooled[inside & ~labels]))
         distances[outside] = fit_anomaly(good)(space(scaled))
         progress(fold + 1, steps)
-    centres = {name: float(values.mean()) for name, values in scores.items()}
-    scales = {name: float(values.std()) or 1.0 for name, values in scores.items()}
-    scores["mean"] = np.mean([(scores[name] - centres[name]) / scales[name] for name in centres], axis=0)
-    candidates = {name: _figures(labels, values) for name, values in scores.items()}
-    best = max(candidates, key=lambda name: candidates[name]["detection"] + candidates[name]["auroc"])
-    scaler, space, heads = _fit_heads(pooled, labels, seed)
-    heads["mean"] = Mean(tuple(heads.values()), tuple(centres.values()), tuple(scales.values()))
-    progress(number + 1, steps)
-    scaled = scaler(pooled)
-    projected = space(scaled)
-    platt = fit_platt(scores[best], labels)
-    probabilities = platt(scores[best])
-    thresholds, promise = choose_thresholds(probabilities, labels, risk)
     patches = fit_patches(store, [item.source for item in items], labels, folds, seed)
+    progress(number + 1, steps)
+    scores |= {"patch": patches.scores, "anomaly": np.log(distances)}
+    blends = {name: _fit_blend(scores, parts) for name, parts in CANDIDATES.items()}
+    candidates = {name: _figures(labels, blend(scores)) for name, blend in blends.items()}
+    best = max(candidates, key=lambda name: candidates[name]["detection"] + candidates[name]["auroc"])
+    blended = blends[best](scores)
+    platt = fit_platt(blended, labels)
+    probabilities = platt(blended)
+    thresholds, promise = choose_thresholds(probabilities, labels, risk)
+    scaler, space, heads = _fit_heads(pooled, labels, seed)
+    projected = space(scaler(pooled))
     progress(steps, steps)
     return QuickModel(
         scaler=scaler,
         space=space,
-        head=heads[best],
+        heads=heads,
+        blend=blends[best],
         head_name=best,
         candidates=candidates,
         platt=platt,
@@ -176,6 +218,11 @@ def _fit_heads(
     space = fit_subspace(scaled, seed)
     logistic = fit_logistic(space, scaled, labels)
     return scaler, space, {"logistic": logistic, "kernel": fit_kernel(space, scaled, labels, seed)}
+
+
+def _fit_blend(scores: dict[str, NDArray[np.float64]], parts: Sequence[str]) -> Blend:
+    centres = {name: float(scores[name].mean()) for name in parts}
+    return Blend(centres, {name: float(scores[name].std()) or 1.0 for name in parts})
 
 
 def _figures(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[str, float]:

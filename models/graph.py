@@ -82,6 +82,13 @@ class Graph:
         )
         return self.clip(out, 0.0, 6.0, hint=hint + ".relu6") if relu6 else out
 
+    def top(self, tensor: str, count: int, hint: str) -> str:
+        """Take the ``count`` largest values along the last axis, in no particular order."""
+        values, places = self._fresh(hint), self._fresh(hint + ".index")
+        inputs = [tensor, self.constant([count], hint + ".count")]
+        self._nodes.append(helper.make_node("TopK", inputs, [values, places], name=values, axis=-1, sorted=0))
+        return values
+
     def clip(self, tensor: str, low: float, high: float, hint: str) -> str:
         """Limit a tensor to ``low..high``."""
         return self.op("Clip", tensor, self.constant(low, hint), self.constant(high, hint), hint=hint)

@@ -144,33 +144,6 @@ class Kernel:
         return graph.affine(kernel, self.weight[:, None], np.array([self.bias], np.float32), hint="kernel_head")
 
 
-@dataclass(frozen=True, slots=True)
-class Mean:
-    """The mean of heads, each brought to mean zero and deviation one on scores of parts it was not fitted on."""
-
-    heads: tuple[Head, ...]
-    centres: tuple[float, ...]
-    scales: tuple[float, ...]
-
-    def score(self, space: Subspace, scaled: NDArray[np.float32]) -> NDArray[np.float64]:
-        """See `Head`."""
-        parts = [
-            (head.score(space, scaled) - centre) / scale
-            for head, centre, scale in zip(self.heads, self.centres, self.scales, strict=True)
-        ]
-        return np.asarray(np.mean(parts, axis=0), np.float64)
-
-    def append(self, graph: Graph, space: Subspace, scaled: str, projected: str) -> str:
-        """See `Head`."""
-        total = ""
-        for head, centre, scale in zip(self.heads, self.centres, self.scales, strict=True):
-            share = 1 / (scale * len(self.heads))
-            part = graph.op("Mul", head.append(graph, space, scaled, projected), graph.constant(share, "share"))
-            part = graph.op("Sub", part, graph.constant(centre * share, "centre"))
-            total = graph.op("Add", total, part, hint="mean_head") if total else part
-        return total
-
-
 def fit_logistic(space: Subspace, scaled: NDArray[np.float32], labels: NDArray[np.bool_]) -> Linear:
     """Fit logistic regression in the subspace and fold the projection into one vector."""
     components = LOGISTIC_COMPONENTS

@@ -17,39 +17,50 @@ if TYPE_CHECKING:
 
 SHRINKAGE = 0.02
 ROUNDS = 4
+PRIOR_IMAGES = 20
+"""A place's own mean and spread count as much as the frame's at this many good images."""
 MAX_DEFECTIVE = 400
 """Defective images kept in memory for mining, 50 MB at 320 px; of more a random choice."""
 
 
 @dataclass(frozen=True, slots=True)
-class PatchModel:
-    """Evidence ``patch @ weight + bias``, 0.5 after the logistic function where one good image in twenty gets to."""
+class Places:
+    """What is usual at each place of the frame: ``mean`` and ``deviation``, ``(rows * columns, depth)`` float32.
 
+    Without it the corners win in every picture: a network sees its padding there, and parts end near the border.
+    """
+
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+
+    def __call__(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standardise the patches of one image, ``(rows * columns, depth)``."""
+        return (patches - self.mean) / self.deviation
+
+
+@dataclass(frozen=True, slots=True)
+class PatchModel:
+    """Evidence ``places(patch) @ weight + bias``; its logistic is 0.5 where one good image in 20 gets to."""
+
+    places: Places
     weight: NDArray[np.float32]
     bias: float
 
-    def append(self, graph: Graph, patches: str, layout: Layout) -> str:
-        """Add the heat-map ``(N, rows, columns)``, 0..1, to a graph."""
-        evidence = graph.affine(patches, self.weight[:, None], np.array([self.bias], np.float32), hint="evidence")
+    def score(self, patches: NDArray[np.float32]) -> float:
+        """Return the mean of the strongest evidence in one image, from its ``(rows * columns, depth)`` patches."""
+        return _strongest(self.places(patches) @ self.weight + np.float32(self.bias))
+
+    def append(self, graph: Graph, patches: str, layout: Layout) -> tuple[str, str]:
+        """Add the score ``(N, 1)`` and the heat-map ``(N, rows, columns)``, 0..1, to a graph."""
+        centred = graph.op("Sub", patches, graph.constant(self.places.mean, "place_mean"))
+        scaled = graph.op("Div", centred, graph.constant(self.places.deviation, "place_deviation"))
+        evidence = graph.affine(scaled, self.weight[:, None], np.array([self.bias], np.float32), hint="evidence")
         shape = graph.constant([-1, layout.rows, layout.columns], "heatmap_shape")
-        return graph.op("Reshape", graph.op("Sigmoid", evidence), shape, hint="heat")
-
-
-@dataclass(slots=True)
-class _GoodStatistics:
-    """Sums over good patches, by fold, so that any fold can be left out without reading them again."""
-
-    count: NDArray[np.float64]
-    first: NDArray[np.float64]
-    second: NDArray[np.float64]
-
-    def leave_out(self, fold: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        kept = np.arange(len(self.count)) != (-1 if fold is None else fold)
-        count = self.count[kept].sum()
-        mean = self.first[kept].sum(axis=0) / count
-        covariance = self.second[kept].sum(axis=0) / count - np.outer(mean, mean)
-        ridge = SHRINKAGE * np.trace(covariance) / len(mean)
-        return mean, covariance + ridge * np.eye(len(mean))
+        heat = graph.op("Reshape", graph.op("Sigmoid", evidence), shape, hint="heat")
+        count = layout.rows * layout.columns
+        flat = graph.op("Reshape", evidence, graph.constant([-1, count], "evidence_shape"))
+        strongest = graph.top(flat, _few(count), hint="strongest")
+        return graph.op("ReduceMean", strongest, axes=[1], keepdims=1, hint="patch_score"), heat
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,52 +83,64 @@ def fit_patches(
     The first guess is the patches furthest from the good ones (Mahalanobis); then a linear discriminant and the
     patches it finds strongest take turns. Good patches are read one image at a time.
     """
-    depth = store.layout.depth
     chosen = [index for index, label in enumerate(labels) if label]
     if len(chosen) > MAX_DEFECTIVE:
         chosen = sorted(np.random.default_rng(seed).choice(chosen, MAX_DEFECTIVE, replace=False).tolist())
     sound = [index for index, label in enumerate(labels) if not label]
-    defective = [patches.astype(np.float16) for patches in store.patches([sources[index] for index in chosen])]
-    number = int(folds.max()) + 1
-    good = _GoodStatistics(np.zeros(number), np.zeros((number, depth)), np.zeros((number, depth, depth)))
+    places = _fit_places(store, [sources[index] for index in sound])
+    defective = [places(patches).astype(np.float16) for patches in store.patches([sources[index] for index in chosen])]
+    number, depth = int(folds.max()) + 1, store.layout.depth
+    count, products = np.zeros(number), np.zeros((number, depth, depth))
     for index, patches in zip(sound, store.patches([sources[index] for index in sound]), strict=True):
-        good.count[folds[index]] += len(patches)
-        good.first[folds[index]] += patches.sum(axis=0)
-        good.second[folds[index]] += patches.T @ patches
-    # One column for each fold left out, and a last one fitted on everything.
-    discriminants = [
-        _discriminant(good.leave_out(fold), [p for p, i in zip(defective, chosen, strict=True) if folds[i] != fold])
-        for fold in [*range(number), None]
-    ]
-    weights = np.stack([weight for weight, _ in discriminants], axis=1).astype(np.float32)
-    offsets = np.array([offset for _, offset in discriminants])
+        usual = places(patches)
+        count[folds[index]] += len(usual)
+        products[folds[index]] += usual.T @ usual
+    weights = np.empty((depth, number + 1))  # a column for each fold left out, the last fitted on everything
+    for column in range(number + 1):
+        kept = np.arange(number) != column
+        covariance = products[kept].sum(axis=0) / count[kept].sum()
+        inside = [patches for patches, index in zip(defective, chosen, strict=True) if folds[index] != column]
+        weights[:, column] = _discriminant(_shrunk(covariance), inside)
     scores = np.empty(len(labels))
     for index, patches in enumerate(store.patches(sources)):
-        scores[index] = _strongest(patches @ weights[:, folds[index]] + offsets[folds[index]])
-    weight, offset = discriminants[-1]
+        scores[index] = _strongest(places(patches) @ weights[:, folds[index]].astype(np.float32))
     centre, scale = _display_range(scores[~labels])
-    model = PatchModel((weight / scale).astype(np.float32), float((offset - centre) / scale))
-    return PatchFit(model, scores)
+    model = PatchModel(places, (weights[:, -1] / scale).astype(np.float32), -centre / scale)
+    return PatchFit(model, (scores - centre) / scale)
 
 
-def _discriminant(
-    good: tuple[NDArray[np.float64], NDArray[np.float64]], defective: Sequence[NDArray[np.float16]]
-) -> tuple[NDArray[np.float64], float]:
-    mean, covariance = good
-    inverse = np.linalg.inv(covariance)
-    root = np.linalg.cholesky(inverse).astype(np.float32)
-    mean32 = mean.astype(np.float32)
-    centred = [patches.astype(np.float32) - mean32 for patches in defective]
-    strength = [((patches @ root) ** 2).sum(axis=1) for patches in centred]
-    weight = np.zeros(len(mean))
+def _fit_places(store: FeatureStore, sources: Sequence[Source]) -> Places:
+    shape = (store.layout.rows * store.layout.columns, store.layout.depth)
+    first, second = np.zeros(shape), np.zeros(shape)
+    for patches in store.patches(sources):
+        first += patches
+        second += patches.astype(np.float64) ** 2
+    n = len(sources)
+    mean, square = first / n, second / n
+    frame_mean, frame_square = mean.mean(axis=0), square.mean(axis=0)
+    own = n / (n + PRIOR_IMAGES)
+    mean = own * mean + (1 - own) * frame_mean
+    variance = own * square + (1 - own) * frame_square - mean**2
+    floor = 0.05 * (frame_square - frame_mean**2) + 1e-9  # a place that never varies must not cry at the first change
+    return Places(mean.astype(np.float32), np.sqrt(np.maximum(variance, floor)).astype(np.float32))
+
+
+def _shrunk(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    depth = len(covariance)
+    return np.asarray(covariance + SHRINKAGE * np.trace(covariance) / depth * np.eye(depth), np.float64)
+
+
+def _discriminant(covariance: NDArray[np.float64], defective: Sequence[NDArray[np.float16]]) -> NDArray[np.float64]:
+    root = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
+    images = [patches.astype(np.float32) for patches in defective]
+    strength = [((patches @ root) ** 2).sum(axis=1) for patches in images]
+    weight = np.zeros(len(covariance))
     for _ in range(ROUNDS):
-        mined = np.concatenate([p[np.argsort(s)[-_few(len(s)) :]] for p, s in zip(centred, strength, strict=True)])
-        shift = mined.mean(axis=0).astype(np.float64)
-        spread = np.cov(mined.T, bias=True) if len(mined) > 1 else 0.0
-        both = 0.5 * (covariance + spread)
-        weight = np.linalg.solve(both + SHRINKAGE * np.trace(both) / len(mean) * np.eye(len(mean)), shift)
-        strength = [patches @ weight.astype(np.float32) for patches in centred]
-    return weight, float(-mean @ weight)
+        mined = np.concatenate([p[np.argsort(s)[-_few(len(s)) :]] for p, s in zip(images, strength, strict=True)])
+        spread = np.cov(mined.T, bias=True) if len(mined) > 1 else covariance
+        weight = np.linalg.solve(_shrunk(0.5 * (covariance + spread)), mined.mean(axis=0).astype(np.float64))
+        strength = [patches @ weight.astype(np.float32) for patches in images]
+    return weight
 
 
 def _few(count: int) -> int:
@@ -131,4 +154,4 @@ def _strongest(evidence: NDArray[np.float32]) -> float:
 
 def _display_range(good_scores: NDArray[np.float64]) -> tuple[float, float]:
     middle, high = np.quantile(good_scores, [0.5, 0.95])
-    return float(high), max(float(high - middle) / 3, 1e-6)
+    return float(high), max(float(high - middle) / 2, 1e-6)

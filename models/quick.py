@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from lineward.models.features import Source
     from lineward.models.fit import QuickModel
     from lineward.models.records import Metrics
-    from lineward.models.verdict import Verdict
+    from lineward.models.verdict import Thresholds, Verdict
 
     Progress = Callable[[str, int, int], None]
 
@@ -180,7 +180,7 @@ def train_quick(
         save_bundle(trial, graph, draft)
         held_sources = [dataset.items[index].source for index in held]
         verdicts = _judge(trial, held_sources, threads, lambda done, total: report("check", done, total))
-        parity = _compare(model, pooled[held], verdicts)
+        parity = _compare(model.judge(pooled[held], store.patches(held_sources)), model.thresholds, verdicts)
         if not parity.verdicts_equal or parity.max_abs_diff > PARITY_LIMIT:
             raise ParityError(
                 f"{out}: not written: the exported model differs from the trained one on {parity.n} held-out images "
@@ -219,13 +219,15 @@ def _judge(
     return verdicts
 
 
-def _compare(model: QuickModel, pooled: NDArray[np.float32], verdicts: Sequence[Verdict]) -> ParityRecord:
+def _compare(
+    trained: tuple[NDArray[np.float64], NDArray[np.float64]], thresholds: Thresholds, verdicts: Sequence[Verdict]
+) -> ParityRecord:
     """Compare the exported graph with the trained model computed in numpy, image by image."""
-    probabilities, anomalies = model.judge(pooled)
+    probabilities, anomalies = trained
     given = np.array([[verdict.defect_probability, verdict.anomaly] for verdict in verdicts])
-    difference = np.abs(given - np.stack([probabilities, anomalies], axis=1)).max()
+    difference = np.abs(given - np.stack(trained, axis=1)).max()
     expected = [
-        decide(float(probability), float(anomaly), model.thresholds)[0]
+        decide(float(probability), float(anomaly), thresholds)[0]
         for probability, anomaly in zip(probabilities, anomalies, strict=True)
     ]
     equal = expected == [verdict.decision for verdict in verdicts]

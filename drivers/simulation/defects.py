@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from lineward.drivers.simulation.geometry import Frustum, inside, towards_light
+from lineward.drivers.simulation.geometry import Frustum, field, inside, towards_light
 from lineward.drivers.simulation.products import PRODUCTS
 
 if TYPE_CHECKING:
@@ -129,7 +129,10 @@ def _stroke(
         cv2.line(canvas, begin, finish, (value,), max(1, round(thickness)), cv2.LINE_AA, 4)
     size = (right - left, bottom - top)
     smaller = canvas if finer == 1 else cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)
-    return (smaller.astype(np.float32) / np.float32(255)).astype(np.float32)
+    if thickness > 3 * finer:
+        # A wide stroke would show where its segments meet.
+        smaller = cv2.GaussianBlur(smaller, (0, 0), 0.3 * thickness / finer)
+    return field(smaller.astype(np.float32) / np.float32(255))
 
 
 def _blob(frustum: Frustum, at: tuple[float, float], radius: float, rough: float, rng: np.random.Generator) -> Patch:

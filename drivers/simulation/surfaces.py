@@ -84,7 +84,7 @@ def _tiled(bank: Field, grid: Grid) -> Field:
     """Repeat a bank over the picture, at one pixel per pixel."""
     rows = np.round(grid.y[:, 0] / np.float32(grid.pixel)).astype(np.int64) % bank.shape[0]
     columns = np.round(grid.x[0] / np.float32(grid.pixel)).astype(np.int64) % bank.shape[1]
-    return bank[rows[:, None], columns[None, :]]
+    return field(bank[rows[:, None], columns[None, :]])
 
 
 def milled(rng: np.random.Generator) -> Callable[[Grid], Field]:
@@ -116,10 +116,12 @@ def turned(rng: np.random.Generator) -> Callable[[Grid], Field]:
 
     def draw(grid: Grid) -> Field:
         radius = np.sqrt(grid.x * grid.x + grid.y * grid.y)
-        turns = field(radius / np.float32(pitch) + np.arctan2(grid.y, grid.x) / np.float32(2 * np.pi))
+        # Only the whole groove may depend on the angle, or it would show a seam where the angle wraps round.
+        rings = field(radius / np.float32(pitch))
+        turns = rings + np.arctan2(grid.y, grid.x) / np.float32(2 * np.pi)
         cusp = np.abs(turns - np.floor(turns) - np.float32(0.5)) * 4 - 1
-        marks = 0.050 * cusp * wave(turns, line) + 0.036 * wave(field(turns * 2.7), fine)
-        marks += 0.02 * wave(field(turns * 0.31), slow)
+        marks = 0.050 * cusp * wave(rings, line) + 0.036 * wave(field(rings * 2.7), fine)
+        marks += 0.02 * wave(field(rings * 0.31), slow)
         return field(1 + marks)
 
     return draw

@@ -14,6 +14,8 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # broken files are reported by
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the variable is too late once cv2 is imported
+
 if TYPE_CHECKING:
     from pathlib import Path
 

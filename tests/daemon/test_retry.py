@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lineward.daemon.retry import LONGEST_S, SHORTEST_S, Outage, delay_s
+
+if TYPE_CHECKING:
+    import pytest
 
 LOG = logging.getLogger("lineward.test")
 

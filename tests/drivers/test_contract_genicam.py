@@ -1,6 +1,7 @@
 """The genicam driver keeps the camera contract, through harvesters, on the producer inside the genicam package."""
 
 import pytest
+
 from contracts.camera_contract import CameraContract
 
 

@@ -1,6 +1,7 @@
 """The simulated camera keeps the camera contract like any other."""
 
 import pytest
+
 from contracts.camera_contract import CameraContract
 
 

@@ -1,9 +1,11 @@
 """The folder driver replays every file once, in order, and loses none silently."""
 
+import itertools
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -148,7 +150,7 @@ def test_a_rate_spaces_the_files(tmp_path):
     received = [camera.grab(1).received_ns]
     assert camera.grab(0.001).reason is NoFrameReason.TIMEOUT
     received += [camera.grab(1).received_ns for _ in range(2)]
-    assert min(b - a for a, b in zip(received, received[1:], strict=False)) > 90e6
+    assert min(b - a for a, b in itertools.pairwise(received)) > 90e6
 
 
 def test_depth_is_declared_not_guessed(tmp_path):
@@ -179,7 +181,7 @@ def test_each_trigger_takes_one_file(tmp_path):
 
 def test_a_file_name_that_is_no_text_can_be_logged(tmp_path):
     """A database and JSON take UTF-8 only; one odd file name must not stop the line."""
-    with open(os.fsencode(tmp_path) + b"/\xff.png", "wb") as file:
+    with Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).open("wb") as file:
         file.write(cv2.imencode(".png", np.zeros((2, 2), np.uint8))[1].tobytes())
     frames, _, _ = replay(FolderCamera(tmp_path))
     assert frames[0].source.encode() == b"\\udcff.png"
@@ -194,8 +196,14 @@ def test_nothing_to_replay_is_not_found(tmp_path, make):
 
 @pytest.mark.parametrize(
     "options",
-    [{"trigger": "hardware"}, {"trigger": "often"}, {"rate_hz": -1}, {"rate_hz": float("nan")}]
-    + [{"significant_bits": 7}, {"start_index": -1}],
+    [
+        {"trigger": "hardware"},
+        {"trigger": "often"},
+        {"rate_hz": -1},
+        {"rate_hz": float("nan")},
+        {"significant_bits": 7},
+        {"start_index": -1},
+    ],
 )
 def test_impossible_options_are_refused(tmp_path, options):
     """A wrong configuration is refused when the camera is made, not during the shift."""

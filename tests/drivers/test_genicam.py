@@ -76,7 +76,7 @@ def test_a_camera_that_is_open_elsewhere_is_busy(camera):
 
 def test_without_a_serial_an_ambiguous_choice_is_refused():
     """Never an index: which camera comes first changes when a plug is pulled."""
-    with pytest.raises(CameraNotFoundError, match="several cameras fit; name one by .* serial '0' .* serial '1'"):
+    with pytest.raises(CameraNotFoundError, match=r"several cameras fit; name one by .* serial '0' .* serial '1'"):
         GenicamCamera(producers=["viky"]).open()
     with pytest.raises(CameraNotFoundError, match="user id 'left'"):
         GenicamCamera(producers=["viky"], user_id="left").open()
@@ -153,8 +153,7 @@ def test_a_genicam_container_is_refused_not_misread(camera):
     camera.configure({"GenDCStreamingMode": "On"})
     camera.start()
     with pytest.raises(CameraSettingError, match=r"payload type 11 \(PAYLOAD_TYPE_GENDC\)"):
-        while True:
-            camera.grab(1)
+        camera.grab(1)
     camera.stop()
     camera.configure({"GenDCStreamingMode": "Off"})
     camera.start()
@@ -248,8 +247,7 @@ def test_a_camera_whose_stream_breaks_is_lost_and_opens_again():
     assert isinstance(camera.grab(1), Frame)
     camera._acquirer.device.close()  # as if another layer had let go of it
     with pytest.raises(CameraLostError, match="serial 0"):
-        for _ in range(100):
-            camera.grab(0.1)
+        camera.grab(3)
     with pytest.raises(CameraLostError):
         camera.grab(0.1)
     camera.close()

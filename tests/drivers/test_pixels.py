@@ -173,8 +173,12 @@ def test_an_unsupported_format_is_named_with_the_supported_ones(given):
 
 @pytest.mark.parametrize(
     ("name", "width", "height", "words"),
-    [("Mono8", 4, 4, "needs 16 bytes, the buffer has 15"), ("Mono8", 0, 4, "0x4"), ("YUV422_8", 3, 1, "even width")]
-    + [("BayerRG8", 1, 8, "2x2")],
+    [
+        ("Mono8", 4, 4, "needs 16 bytes, the buffer has 15"),
+        ("Mono8", 0, 4, "0x4"),
+        ("YUV422_8", 3, 1, "even width"),
+        ("BayerRG8", 1, 8, "2x2"),
+    ],
 )
 def test_impossible_sizes_are_refused(name, width, height, words):
     """A buffer that is too short is never filled up with invented pixels."""

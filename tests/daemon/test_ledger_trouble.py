@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.broker import wait_until
+from tests.daemon.results import make
+
+from lineward.daemon.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def mount(*words: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    done = subprocess.run(["mount", *words], check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mounting does not work here: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk))
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill_up(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+
+
+def record_many(ledger: Ledger, count: int) -> None:
+    for _ in range(count):
+        ledger.record(make())
+
+
+def test_a_full_disk_never_stops_the_line(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On a full disk rows wait in memory, are offered for publishing, and are written in order once there is room."""
+    ledger = Ledger(small_disk)
+    record_many(ledger, 20)
+    fill_up(small_disk / "ballast")
+    record_many(ledger, 100)
+    assert "is full: free some space" in ledger.trouble
+    assert ledger.counts()["in_memory"] > 0
+    assert [row.seq for row in ledger.unacknowledged(0, 1000)] == list(range(1, 121))
+    ledger.acknowledge(range(1, 61))
+    (small_disk / "ballast").unlink()
+    wait_until(lambda: not ledger.trouble, what="recovery")
+    record_many(ledger, 1)
+    assert [row.seq for row in ledger.rows()] == list(range(1, 122))
+    assert [row.seq for row in ledger.unacknowledged(0, 1000)] == list(range(61, 122))
+    ledger.close()
+    assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
+
+
+def test_numbers_survive_a_kill_while_the_disk_is_full(small_disk: Path) -> None:
+    """Numbers of rows that never reached the disk are not used again after a restart."""
+    ledger = Ledger(small_disk)
+    record_many(ledger, 5)
+    fill_up(small_disk / "ballast")
+    record_many(ledger, 100)
+    in_place = (small_disk / "ledger.seq").read_bytes()
+    ledger.close()
+    (small_disk / "ledger.seq").write_bytes(in_place)  # as a kill before the close would have left it
+    (small_disk / "ballast").unlink()
+    ledger = Ledger(small_disk)
+    assert ledger.record(make()).seq == 106
+    ledger.close()
+
+
+def test_a_read_only_disk_never_stops_the_line(small_disk: Path) -> None:
+    """A folder that is read-only at the start gives results numbers that follow, and rows once it can be written."""
+    ledger = Ledger(small_disk)
+    record_many(ledger, 3)
+    ledger.close()
+    mount("-o", "remount,ro", str(small_disk))
+    ledger = Ledger(small_disk)
+    assert "cannot be written: check" in ledger.trouble
+    assert ledger.record(make()).seq == 4
+    assert 4 in [row.seq for row in ledger.unacknowledged(0, 10)]
+    mount("-o", "remount,rw", str(small_disk))
+    wait_until(lambda: not ledger.trouble, what="recovery")
+    assert [row.seq for row in ledger.rows()] == [1, 2, 3, 4]
+    ledger.close()
+
+
+def test_a_limit_on_file_size_never_stops_the_line(tmp_path: Path) -> None:
+    """An input/output error is trouble with a remedy, and rows are written when it is over."""
+    ledger = Ledger(tmp_path)
+    record_many(ledger, 3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "ledger.sqlite3-wal").stat().st_size, hard))
+    try:
+        record_many(ledger, 50)
+        assert "check the disk and its limits" in ledger.trouble
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    wait_until(lambda: not ledger.trouble, what="recovery")
+    assert [row.seq for row in ledger.rows()] == list(range(1, 54))
+    ledger.close()
+
+
+def test_memory_is_bounded_and_what_is_lost_is_counted(tmp_path: Path) -> None:
+    """A storage root that cannot exist costs the oldest rows beyond the bound, and their number is told."""
+    (tmp_path / "file").write_text("")
+    ledger = Ledger(tmp_path / "file" / "root", memory_rows=10)
+    record_many(ledger, 25)
+    assert ledger.counts() == {"last_seq": 25, "outbox": 10, "in_memory": 10, "lost": 15}
+    ledger.close()
+
+
+def test_damage_while_running_is_repaired_aside(tmp_path: Path) -> None:
+    """A file that breaks under a running line is moved aside, and the line goes on with the next number."""
+    ledger = Ledger(tmp_path)
+    record_many(ledger, 50)
+    for name in ("ledger.sqlite3", "ledger.sqlite3-wal"):
+        path = tmp_path / name
+        with path.open("r+b") as file:
+            file.write(b"\xff" * path.stat().st_size)
+    ledger._reader.close()
+    ledger.unacknowledged(0, 10)
+    end = time.monotonic() + 10
+    while not list(tmp_path.glob("*.damaged-*")) and time.monotonic() < end:
+        ledger.record(make())
+        time.sleep(0.01)
+    wait_until(lambda: not ledger.trouble, what="repair")
+    last = ledger.last_seq
+    assert ledger.record(make()).seq == last + 1
+    assert ledger.unacknowledged(last, 10)[0].seq == last + 1
+    ledger.close()

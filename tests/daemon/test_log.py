@@ -1,0 +1,143 @@
+"""The operators' log: one line per part, journald fields under systemd, one warning per outage."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lineward.daemon import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from lineward.daemon.result import Result
+
+
+@pytest.fixture(autouse=True)
+def restore_logging() -> Iterator[None]:
+    root = logging.getLogger("lineward")
+    before = (list(root.handlers), root.level, root.propagate)
+    yield
+    for handler in set(root.handlers) - set(before[0]):
+        handler.close()
+    root.handlers, root.level, root.propagate = before
+    log.parts_log.setLevel(logging.NOTSET)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_part_is_one_line_with_everything_an_operator_asks_for(make_result: Callable[..., Result]) -> None:
+    """Time, seq, part, verdict, confidence, milliseconds, reason."""
+    out = io.StringIO()
+    log.set_up("INFO", parts=True, stream=out)
+    log.log_part(make_result(seq=1841, part_id="A1183", verdict="review", confidence=0.612, reason="low_confidence"))
+    line = out.getvalue()
+    assert line.count("\n") == 1
+    for word in ("#1841", "A1183", "REVIEW", "61.2%", "12.0 ms", "low_confidence"):
+        assert word in line
+    assert "\x1b" not in line, "no colours in a file"
+
+
+def test_part_lines_can_be_turned_off_and_trouble_still_shows(make_result: Callable[..., Result]) -> None:
+    """A line at 20 parts a second is not for everybody's log."""
+    out = io.StringIO()
+    log.set_up("INFO", parts=False, stream=out)
+    log.log_part(make_result())
+    assert out.getvalue() == ""
+    logging.getLogger("lineward.camera").warning("gone")
+    assert "WARNING camera: gone" in out.getvalue()
+
+
+def test_verdicts_are_coloured_on_a_terminal_only(
+    make_result: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reject is red where a person looks, and NO_COLOR is respected."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out = Terminal()
+    log.set_up("INFO", parts=True, stream=out)
+    log.log_part(make_result(verdict="fail"))
+    assert "\x1b[1;31mFAIL\x1b[0m" in out.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = Terminal()
+    log.set_up("INFO", parts=True, stream=plain)
+    log.log_part(make_result(verdict="fail"))
+    assert "\x1b" not in plain.getvalue()
+
+
+def test_the_journal_gets_priority_and_fields(tmp_path: Path, make_result: Callable[..., Result]) -> None:
+    """`journalctl VERDICT=fail SEQ=7` must find the part: a datagram of journald's native protocol."""
+    path = tmp_path / "journal.socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(path))
+        handler = log.JournalHandler(str(path))
+        logger = logging.getLogger("lineward")
+        logger.addHandler(handler)
+        logger.setLevel("INFO")
+        log.log_part(make_result(seq=7, verdict="fail", part_id="P\n7", defect_type="crack"))
+        logging.getLogger("lineward.camera").warning("gone")
+        part, trouble = parse_journal(journal.recv(65536)), parse_journal(journal.recv(65536))
+        logger.removeHandler(handler)
+        handler.close()
+    assert part["SEQ"] == "7"
+    assert part["VERDICT"] == "fail"
+    assert part["PART_ID"] == "P\n7"
+    assert part["DEFECT_TYPE"] == "crack"
+    assert part["PRIORITY"] == "6"
+    assert part["SYSLOG_IDENTIFIER"] == "lineward"
+    assert trouble["PRIORITY"] == "4"
+    assert trouble["MESSAGE"] == "gone"
+
+
+def test_a_journal_that_is_away_does_not_stop_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line falls back to stderr with the priority in front, which journald reads as well."""
+    handler = log.JournalHandler(str(tmp_path / "nobody"))
+    handler.emit(logging.LogRecord("lineward.x", logging.ERROR, "", 0, "lost", None, None))
+    handler.close()
+    assert capsys.readouterr().err == "<3>lost\n"
+
+
+def test_under_systemd_the_journal_is_recognised(tmp_path: Path) -> None:
+    """$JOURNAL_STREAM names device and inode of stderr; only a match means the journal."""
+    script = "import os, sys; from lineward.daemon import log; print(log._stderr_is_journal())"
+    with (tmp_path / "stderr").open("wb") as stderr:
+        stat = os.fstat(stderr.fileno())
+        for stream, expected in ((f"{stat.st_dev}:{stat.st_ino}", "True"), ("1:2", "False"), ("", "False")):
+            done = subprocess.run(
+                [sys.executable, "-c", script],
+                env={**os.environ, "JOURNAL_STREAM": stream},
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                check=True,
+            )
+            assert done.stdout.strip() == expected
+
+
+def parse_journal(data: bytes) -> dict[str, str]:
+    """An independent reader of the native protocol."""
+    fields: dict[str, str] = {}
+    while data:
+        line, _, rest = data.partition(b"\n")
+        if b"=" in line:
+            name, _, value = line.partition(b"=")
+            data = rest
+        else:
+            name = line
+            size = int.from_bytes(rest[:8], "little")
+            value = rest[8 : 8 + size]
+            assert rest[8 + size : 9 + size] == b"\n"
+            data = rest[9 + size :]
+        fields[name.decode()] = value.decode()
+    return fields

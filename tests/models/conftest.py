@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from lineward.models.quick import train_quick
+from lineward.models.session import Session
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from lineward.models.quick import TrainReport
+
+SIDE = 96
+
+
+def part(number: int, defect: str | None = None) -> NDArray[np.uint8]:
+    """Render a brushed plate, always the same for a number; a spot or a scratch makes it defective."""
+    random = np.random.default_rng(number)
+    rows = random.normal(0, 6, (SIDE, 1)) + random.normal(0, 3, (SIDE, SIDE))
+    image = 120 + random.normal(0, 8) + rows + np.linspace(-10, 10, SIDE)[None]
+    plate = np.clip(image, 0, 255).astype(np.uint8)
+    if defect is not None:
+        x, y = spot(number)
+        if defect == "spot":
+            cv2.circle(plate, (x, y), 6, 20, -1)
+        else:
+            cv2.line(plate, (x - 10, y - 8), (x + 10, y + 8), 245, 2)
+    return plate
+
+
+def spot(number: int) -> tuple[int, int]:
+    """Return x and y, in pixels, of the middle of a part's defect."""
+    x, y = np.random.default_rng(number + 1_000_000).integers(18, SIDE - 18, 2)
+    return int(x), int(y)
+
+
+def write_parts(folder: Path, *, good: int, defects: dict[str, int], first: int = 0, groups: bool = True) -> Path:
+    """Write a data folder; every two good images in a row are of one part."""
+    number, table = first, ["file,group,label"]
+    for kind, count in {"good": good, **{f"defect/{name}": count for name, count in defects.items()}}.items():
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            name = f"{kind}/{number:05d}.png"
+            defect = kind.removeprefix("defect/") if kind != "good" else None
+            cv2.imwrite(str(folder / name), part(number, defect))
+            group = f"{kind}-{first + index // 2}"
+            table.append(f"{name},{group},{kind.split('/')[0]}")
+            number += 1
+    if groups:
+        (folder / "groups.csv").write_text("\n".join(table) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_parts(tmp_path_factory.mktemp("parts"), good=60, defects={"spot": 18, "scratch": 18})
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
+    out = tmp_path_factory.mktemp("models") / "plates.lward"
+    return train_quick(data, out, product="plates", cache_dir=cache, height=SIDE, width=SIDE, version="1")
+
+
+@pytest.fixture(scope="session")
+def session(trained: TrainReport) -> Session:
+    return Session(trained.model)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from lineward.models.calibrate import choose_thresholds, fit_platt, fit_ranks
+from lineward.models.metrics import auroc, calibration_error, detection_at, measure, rate
+from lineward.models.records import Risk
+from lineward.models.verdict import Decision
+
+
+def known(seed: int = 0, n: int = 20_000) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    random = np.random.default_rng(seed)
+    scores = random.normal(0, 2, n)
+    return scores, random.random(n) < expit(1.5 * scores - 2)
+
+
+def test_platt_finds_the_true_curve() -> None:
+    """On data drawn from a logistic curve the curve is found again, and the error of calibration is small."""
+    scores, labels = known()
+    platt = fit_platt(scores, labels)
+    assert platt.slope == pytest.approx(1.5, rel=0.05)
+    assert platt.offset == pytest.approx(-2, rel=0.05)
+    assert calibration_error(labels, platt(scores)) < 0.01
+
+
+def test_platt_stays_finite_and_rising() -> None:
+    """Separable scores give no infinite slope, scores the wrong way round no falling one."""
+    labels = np.array([False] * 20 + [True] * 10)
+    sharp = fit_platt(labels * 2.0 - 1, labels)
+    assert 0.01 < sharp(np.array([-1.0]))[0] + 0.01 < 0.2
+    assert sharp(np.array([1.0]))[0] < 0.99
+    assert fit_platt(1.0 - labels, labels).slope > 0
+    assert np.isfinite(fit_platt(np.zeros(30), labels)(np.zeros(3))).all()
+
+
+def test_ranks_are_shares_of_good_parts() -> None:
+    """The anomaly of a part is the share of good parts that look more usual, and rises to one far outside."""
+    scores = np.random.default_rng(1).gamma(3, 1, 500)
+    ranks = fit_ranks(scores)
+    for share in (0.1, 0.5, 0.9, 0.99):
+        assert ranks(np.quantile(scores, [share]))[0] == pytest.approx(share, abs=0.02)
+    far = ranks(np.array([scores.max(), scores.max() * 1.2, scores.max() * 5, -1.0]))
+    assert 0.99 < far[0] < far[1] <= far[2] == 1.0
+    assert far[3] == 0.0
+    assert (np.diff(ranks(np.linspace(-1, 40, 2000))) >= 0).all()
+    assert fit_ranks(np.ones(12))(np.array([0.5, 2.0])).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_thresholds_keep_the_stated_risk(seed: int) -> None:
+    """False rejects stay within the asked share; escapes do, unless the review cap is reached first."""
+    scores, labels = known(seed, 3000)
+    probabilities = fit_platt(scores, labels)(scores)
+    risk = Risk(max_false_reject=0.02, max_escape=0.05, max_review=0.3)
+    bands, promise = choose_thresholds(probabilities, labels, risk)
+    good, defect = probabilities[~labels], probabilities[labels]
+    assert (good >= bands.fail_from).mean() <= 0.02
+    assert bands.pass_below <= 0.5 <= bands.fail_from
+    band = ((good >= bands.pass_below) & (good < bands.fail_from)).mean()
+    assert band <= 0.3
+    assert promise.escape.value == pytest.approx((defect < bands.pass_below).mean())
+    assert promise.false_reject.value == pytest.approx((good >= bands.fail_from).mean())
+    assert (defect < bands.pass_below).mean() <= 0.05 or band > 0.28
+    assert promise.kept == ((defect < bands.pass_below).mean() <= 0.05)
+
+
+def test_what_the_data_cannot_support_is_said() -> None:
+    """Perfect scores on a few images keep the risk but promise nothing: the interval is too wide, and that is said."""
+    labels = np.array([False] * 30 + [True] * 10)
+    probabilities = np.where(labels, 0.9, 0.1)
+    bands, promise = choose_thresholds(probabilities, labels, Risk())
+    assert promise.kept
+    assert not promise.supported
+    assert "too few images" in promise.text
+    assert 0.1 < bands.pass_below <= bands.fail_from < 0.9
+    _, overlapping = choose_thresholds(np.linspace(0.2, 0.8, 40), labels, Risk(max_review=0))
+    assert overlapping.false_reject.value == 0
+    _, mixed = choose_thresholds(np.tile([0.2, 0.8], 20), labels, Risk(max_review=0.0))
+    assert "overlap" in mixed.text
+
+
+def test_intervals_are_exact() -> None:
+    """Clopper-Pearson, against tabulated values."""
+    assert rate(0, 100).high == pytest.approx(0.0362, abs=1e-4)
+    assert rate(0, 100).low == 0
+    assert (rate(5, 50).low, rate(5, 50).high) == pytest.approx((0.0333, 0.2181), abs=1e-4)
+    assert rate(7, 7).high == 1
+    assert rate(0, 0).value is None
+
+
+def test_figures_by_hand() -> None:
+    """AUROC with ties, detection at an allowed share of false rejects, calibration error, shares of decisions."""
+    labels = np.array([False, False, False, True, True])
+    scores = np.array([0.1, 0.2, 0.6, 0.6, 0.9])
+    assert auroc(labels, scores) == pytest.approx(5.5 / 6)
+    assert detection_at(labels, scores, 0.02) == 0.5
+    assert detection_at(labels, scores, 0.34) == 1.0
+    assert calibration_error(np.array([True, False]), np.array([0.95, 0.95])) == pytest.approx(0.45)
+    said = [Decision.PASS, Decision.FAIL, Decision.REVIEW, Decision.PASS, Decision.REVIEW]
+    metrics = measure(labels, scores, said, 1.0)
+    assert metrics.false_reject_rate.value == pytest.approx(1 / 3)
+    assert metrics.escape_rate.value == pytest.approx(1 / 2)
+    assert metrics.review_share == pytest.approx(2 / 5)
+    assert measure(labels[:3], scores[:3], said[:3], 1.0).auroc is None

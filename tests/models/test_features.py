@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from lineward.images import ImageFileError
+from lineward.models.backbone import EfficientNetLite0
+from lineward.models.features import FeatureStore, Source
+from lineward.models.prepare import InputSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SPEC = InputSpec(height=64, width=64, channels=1, colour="mono")
+
+
+def store(folder: Path) -> FeatureStore:
+    return FeatureStore(EfficientNetLite0(), SPEC, folder)
+
+
+def sources(folder: Path, count: int = 3) -> list[Source]:
+    found = []
+    for number in range(count):
+        image: NDArray[np.uint8] = np.random.default_rng(number).integers(0, 255, (70, 90), dtype=np.uint8)
+        path = folder / f"{number}.png"
+        cv2.imwrite(str(path), image)
+        found.append(Source(path, hashlib.sha256(path.read_bytes()).hexdigest()))
+    return found
+
+
+def test_a_second_training_computes_nothing(tmp_path: Path) -> None:
+    """Features are kept by content: they come back the same when the image files are gone, under any name."""
+    items = sources(tmp_path)
+    first = store(tmp_path).extract(items)
+    patches = list(store(tmp_path).patches(items))
+    for item in items:
+        item.path.unlink()
+    renamed = [Source(Path("elsewhere.png"), item.digest) for item in items]
+    assert (store(tmp_path).extract(renamed) == first).all()
+    assert all((a == b).all() for a, b in zip(patches, store(tmp_path).patches(renamed), strict=True))
+
+
+def test_layout_is_what_comes_out(tmp_path: Path) -> None:
+    """Mean, maximum and deviation of 2,688 channels; patches on the grid of stride 16."""
+    made = store(tmp_path)
+    pooled = made.extract(sources(tmp_path))
+    assert pooled.shape == (3, 8064)
+    assert (made.layout.rows, made.layout.columns) == (4, 4)
+    assert next(made.patches(sources(tmp_path))).shape == (16, made.layout.depth)
+    channels = pooled.reshape(3, -1)
+    assert np.isfinite(channels).all()
+    assert not np.allclose(channels[0], channels[1])
+
+
+def test_a_half_written_record_is_computed_again(tmp_path: Path) -> None:
+    """What a crash of the machine left behind is noticed by its size and replaced."""
+    items = sources(tmp_path)
+    first = store(tmp_path).extract(items)
+    for record in (tmp_path / "features").rglob("*.pooled"):
+        record.write_bytes(record.read_bytes()[:100])
+    assert (store(tmp_path).extract(items) == first).all()
+
+
+def test_a_flip_is_a_view_of_its_own(tmp_path: Path) -> None:
+    """A mirrored image has the features of the mirrored file, and is kept beside the original."""
+    items = sources(tmp_path, 1)
+    made = store(tmp_path)
+    plain, flipped = made.extract(items), made.extract(items, flip="both")
+    assert not np.allclose(plain, flipped)
+    assert (made.extract(items, flip="both") == flipped).all()
+
+
+def test_a_broken_file_ends_extraction_by_name(tmp_path: Path) -> None:
+    """An error in a worker arrives as what it is."""
+    path = tmp_path / "text.png"
+    path.write_text("no image")
+    with pytest.raises(ImageFileError, match=r"text\.png"):
+        store(tmp_path).extract([*sources(tmp_path), Source(path, "0" * 64)])
+
+
+def test_progress_reaches_the_end(tmp_path: Path) -> None:
+    """A progress bar ends at its total."""
+    seen: list[tuple[int, int]] = []
+    store(tmp_path).extract(sources(tmp_path), progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (3, 3)
