@@ -82,7 +82,10 @@ def fit_ranks(scores: NDArray[np.float64]) -> Ranks:
     knots = np.append(knots, knots[-1] + reach)
     shares = np.append(shares, 1.0)
     rising = np.append(np.diff(knots) > 1e-9 * reach, True)  # of equal knots the last one counts
-    return Ranks(knots[rising], shares[rising])
+    knots, shares = knots[rising], shares[rising]
+    if shares[0] > 0:  # many parts share the smallest score: just below it nothing looks more usual
+        knots, shares = np.insert(knots, 0, knots[0] - 1e-3 * reach), np.insert(shares, 0, 0.0)
+    return Ranks(knots, shares)
 
 
 def choose_thresholds(

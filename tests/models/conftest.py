@@ -10,6 +10,7 @@ from lineward.models.quick import train_quick
 from lineward.models.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -76,3 +77,19 @@ def trained(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def session(trained: TrainReport) -> Session:
     return Session(trained.model)
+
+
+@pytest.fixture(scope="session")
+def render() -> Callable[..., NDArray[np.uint8]]:
+    """Give `part` to tests, which cannot import this file."""
+    return part
+
+
+@pytest.fixture(scope="session")
+def defect_place() -> Callable[[int], tuple[int, int]]:
+    return spot
+
+
+@pytest.fixture(scope="session")
+def make_parts() -> Callable[..., Path]:
+    return write_parts

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lineward.images import ImageFileError, read_image
+from lineward.models.dataset import DatasetError
+from lineward.models.evaluate import evaluate, predict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lineward.models.session import Session
+
+
+def test_new_parts(session: Session, make_parts: Callable[..., Path], tmp_path: Path) -> None:
+    """Figures over new parts have the agreed keys, count every image, and agree with single verdicts."""
+    folder = make_parts(tmp_path, good=20, defects={"spot": 10}, first=2000)
+    seen: list[tuple[int, int]] = []
+    figures = evaluate(session, folder, progress=lambda done, total: seen.append((done, total))).to_json()
+    json.dumps(figures, allow_nan=False)
+    assert list(figures) == [
+        "n_good",
+        "n_defect",
+        "auroc",
+        "detection_at_2pct_fr",
+        "false_reject_rate",
+        "escape_rate",
+        "review_share",
+        "ece",
+        "ms_per_image",
+    ]
+    said = predict(session, sorted(folder.rglob("*.png")), on_error=pytest.fail)
+    reviews = sum(entry["verdict"] == "review" for entry in said)
+    escapes = sum(entry["verdict"] == "pass" and "/defect/" in entry["file"] for entry in said)
+    assert figures["review_share"] == pytest.approx(reviews / 30)
+    assert figures["escape_rate"]["value"] == pytest.approx(escapes / 10)  # type: ignore[index]
+    assert figures["auroc"] > 0.9  # type: ignore[operator]
+    assert seen[-1] == (30, 30)
+
+
+def test_one_kind_alone(session: Session, make_parts: Callable[..., Path], tmp_path: Path) -> None:
+    """Good parts alone give a false-reject rate; what needs both kinds is none, not a number."""
+    evaluation = evaluate(session, make_parts(tmp_path, good=4, defects={}, first=3000))
+    assert evaluation.false_reject_rate.n == 4
+    assert evaluation.auroc is None
+    assert evaluation.escape_rate.value is None
+    assert (evaluation.escape_rate.low, evaluation.escape_rate.high) == (0, 1)
+    assert len(evaluation.sentences()) == 2
+    with pytest.raises(DatasetError, match="no such folder"):
+        evaluate(session, tmp_path / "nothing")
+
+
+def test_predict_keeps_order_and_goes_on(session: Session, make_parts: Callable[..., Path], tmp_path: Path) -> None:
+    """A broken file is reported and undecided; those behind it are judged, in the order given."""
+    good, bad = sorted(make_parts(tmp_path, good=2, defects={}, first=4000).rglob("*.png"))
+    bad.write_bytes(bad.read_bytes()[:200])
+    errors: list[ImageFileError] = []
+    found = predict(session, [good, bad, tmp_path / "none.png", good], on_error=errors.append)
+    assert [entry["file"] for entry in found] == [str(good), str(bad), str(tmp_path / "none.png"), str(good)]
+    assert [entry["verdict"] == "undecided" for entry in found] == [False, True, True, False]
+    assert [set(entry) for entry in found] == [{"file", "verdict", "confidence", "defect_probability", "ms"}] * 4
+    assert [bad.name in str(errors[0]), "none.png" in str(errors[1])] == [True, True]
+    assert found[1]["defect_probability"] is None
+    verdict = session.judge(read_image(good))
+    assert found[0]["defect_probability"] == found[3]["defect_probability"] == verdict.defect_probability
+    assert found[0]["confidence"] == verdict.confidence
+    assert found[0]["ms"] > 0

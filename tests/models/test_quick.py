@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lineward.models.bundle import BundleError, load_manifest
+from lineward.models.dataset import DatasetError
+from lineward.models.quick import train_quick
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lineward.models.quick import TrainReport
+
+METRICS = {
+    "n_good",
+    "n_defect",
+    "auroc",
+    "detection_at_2pct_fr",
+    "false_reject_rate",
+    "escape_rate",
+    "review_share",
+    "ece",
+    "ms_per_image",
+}
+
+
+def test_report_has_the_agreed_form(trained: TrainReport) -> None:
+    """`train --json` prints exactly the agreed keys, as JSON."""
+    report = json.loads(json.dumps(trained.to_json(), allow_nan=False))
+    assert set(report) == {"model", "tier", "n_good", "n_defect", "seconds", "holdout", "parity"}
+    assert set(report["holdout"]) == METRICS
+    assert set(report["holdout"]["escape_rate"]) == {"value", "low", "high", "n"}
+    assert set(report["parity"]) == {"max_abs_diff", "verdicts_equal"}
+    assert (report["tier"], report["n_good"], report["n_defect"]) == ("quick", 60, 36)
+
+
+def test_exported_equals_trained(trained: TrainReport) -> None:
+    """On every held-out image the bundle says what the trained model says."""
+    parity = trained.manifest.parity
+    assert parity.verdicts_equal
+    assert parity.max_abs_diff < 1e-3
+    assert parity.n == trained.manifest.holdout.n_good + trained.manifest.holdout.n_defect > 10
+
+
+def test_it_learns(trained: TrainReport) -> None:
+    """Plain spots and scratches are told from plain plates on parts that were held out."""
+    assert trained.manifest.holdout.auroc is not None
+    assert trained.manifest.holdout.auroc > 0.9
+
+
+def test_manifest_tells_where_it_comes_from(trained: TrainReport) -> None:
+    """Data, risk, calibration, types, tools and candidates are on record, with their n."""
+    manifest = load_manifest(trained.model)
+    assert manifest.data.n_good_train + manifest.holdout.n_good == manifest.data.n_good == 60
+    assert manifest.data.defect_types == {"scratch": 18, "spot": 18}
+    assert manifest.defect_types == ("scratch", "spot")
+    assert manifest.data.groups_known
+    assert manifest.risk.false_reject.n == manifest.data.n_good_train
+    assert manifest.calibration.n == manifest.data.n_good_train + manifest.data.n_defect_train
+    assert manifest.model.head in manifest.model.candidates
+    assert manifest.tools["onnxruntime"]
+    assert len(trained.sentences()) >= 4
+
+
+def test_the_same_data_give_the_same_model(trained: TrainReport, data: Path, cache: Path, tmp_path: Path) -> None:
+    """Training again on cached features changes nothing in the graph, and reports its progress to the end."""
+    seen: dict[str, tuple[int, int]] = {}
+    again = train_quick(
+        data,
+        tmp_path / "again.lward",
+        product="plates",
+        cache_dir=cache,
+        height=96,
+        width=96,
+        progress=lambda stage, done, total: seen.__setitem__(stage, (done, total)),
+    )
+    assert again.manifest.graph_sha256 == trained.manifest.graph_sha256
+    assert load_manifest(again.model).graph_sha256 == load_manifest(trained.model).graph_sha256
+    assert list(seen) == ["read", "features", "fit", "check"]
+    assert all(done == total for done, total in seen.values())
+
+
+def test_few_images_without_groups_or_types(make_parts: Callable[..., Path], cache: Path, tmp_path: Path) -> None:
+    """A dozen defects without type and without groups.csv give a model with wide intervals, and warnings."""
+    folder = make_parts(tmp_path / "few", good=24, defects={"spot": 9}, first=900, groups=False)
+    for path in sorted((folder / "defect" / "spot").iterdir()):
+        path.rename(folder / "defect" / path.name)
+    (folder / "defect" / "spot").rmdir()
+    report = train_quick(folder, tmp_path / "few.lward", product="few", cache_dir=cache, height=96, width=96)
+    assert report.manifest.defect_types == ()
+    assert not report.manifest.data.groups_known
+    assert not report.manifest.risk.supported
+    assert any("groups.csv" in warning for warning in report.warnings)
+    assert report.manifest.holdout.escape_rate.high > 0.3
+
+
+@pytest.mark.parametrize(("good", "defect"), [(5, 0), (12, 0), (0, 12), (2, 1)])
+def test_too_little_is_refused_and_nothing_is_written(
+    make_parts: Callable[..., Path], tmp_path: Path, good: int, defect: int
+) -> None:
+    """One kind only or a handful of images end in one line, and an older model stays as it was."""
+    folder = make_parts(tmp_path / "data", good=good, defects={"spot": defect})
+    out = tmp_path / "models" / "m.lward"
+    out.parent.mkdir()
+    out.write_bytes(b"older")
+    with pytest.raises(DatasetError) as caught:
+        train_quick(folder, out, product="p", height=96, width=96)
+    assert "\n" not in str(caught.value)
+    assert out.read_bytes() == b"older"
+    assert os.listdir(out.parent) == ["m.lward"]
+
+
+def test_unwritable_place(data: Path, cache: Path, tmp_path: Path) -> None:
+    """A bundle that cannot be stored is one clear line."""
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleError, match="cannot be written"):
+        train_quick(data, tmp_path / "file" / "m.lward", product="p", cache_dir=cache, height=96, width=96)
