@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lineward.daemon.broker import EmbeddedBroker
 from rich.console import Console
 from rich.table import Table
 
+from lineward.daemon.broker import EmbeddedBroker
 from lineward.daemon.config import Config, load_config
 from lineward.daemon.demo import broker_config, ensure_model
 from lineward.daemon.loop import Station, inspect

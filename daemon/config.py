@@ -63,11 +63,14 @@ class SimulatedCamera(_Camera):
     driver: Literal["simulated"] = Field(description="The simulated camera.")
     product: str = Field("bracket", description="Which simulated product passes by.")
     seed: int = Field(0, ge=0, description="Same seed, same parts, same frames.")
-    width: int = Field(640, ge=64, le=8192, description="Image width in pixels.")
-    height: int = Field(512, ge=64, le=8192, description="Image height in pixels.")
+    width: int = Field(640, ge=32, le=8192, description="Image width in pixels.")
+    height: int = Field(512, ge=32, le=8192, description="Image height in pixels.")
+    pixel_format: Literal["Mono8", "RGB8"] = Field("Mono8", description="Grey or colour pictures.")
     rate_hz: float = Field(5.0, ge=0, le=1000, description="Parts per second; 0: as fast as they are taken.")
     defect_rate: float = Field(0.1, ge=0, le=1, description="Share of defective parts.")
-    faults: list[str] = Field(default_factory=list, description="Scripted faults, as the reference lists them.")
+    faults: list[str | dict[str, str | int | float]] = Field(
+        default_factory=list, description="Scripted faults, as the reference lists them."
+    )
     limit: int | None = Field(None, ge=1, description="Stop after this many parts; empty: go on for ever.")
     prerender: int = Field(0, ge=0, le=256, description="Frames rendered at start and replayed (benchmarks).")
 

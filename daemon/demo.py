@@ -10,10 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineward.daemon.broker import EmbeddedBroker
-
 from lineward import __version__
 from lineward.daemon import log, service
+from lineward.daemon.broker import EmbeddedBroker
 from lineward.daemon.config import Config
 from lineward.daemon.ledger import Ledger
 from lineward.daemon.ledger_read import LedgerReader
@@ -143,6 +142,8 @@ def summary(rows: Sequence[Row], *, product: str, seed: int) -> list[str]:
         f"{len(rows)} parts, {len(rows)} answers: "
         + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common()),
         f"of {n_good} good parts {table[True, 'fail']} were rejected and {table[True, 'review']} sent to review",
-        f"of {n_bad} defective parts {table[False, 'pass']} escaped, {table[False, 'fail']} were rejected, "
-        f"{table[False, 'review']} sent to review",
+        (
+            f"of {n_bad} defective parts {table[False, 'pass']} escaped, {table[False, 'fail']} were rejected, "
+            f"{table[False, 'review']} sent to review"
+        ),
     ]

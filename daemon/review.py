@@ -126,21 +126,27 @@ class ReviewStore:
         # The side-car first: an image without one would be an orphan, a side-car without an image is harmless.
         write_whole(path.with_suffix(".json"), json.dumps(json.loads(result.payload()), indent=1).encode())
         write_whole(path, data)
-        self._ledger.add_image(
-            result.image, result.seq, path.relative_to(self._root).as_posix(), len(data), result.verdict
-        )
+        name = path.relative_to(self._root).as_posix()
+        try:
+            self._ledger.add_image(result.image, result.seq, name, len(data), result.verdict)
+        except OSError:
+            remove_image_file(path)  # without a row it would never count against the quota
+            raise
 
     def _make_room(self, wanted: int) -> None:
         """Delete the oldest images until ``wanted`` more bytes stay within the quota."""
         while self._ledger.image_bytes() + wanted > self._max_bytes:
-            oldest = self._ledger.oldest_images(16)
+            oldest = self._ledger.oldest_images(1)
             if not oldest:
                 return
-            for image in oldest:
-                path = self._root / image.path
-                path.unlink(missing_ok=True)
-                path.with_suffix(".json").unlink(missing_ok=True)
-                self._ledger.remove_image(image.image_id)
+            remove_image_file(self._root / oldest[0].path)
+            self._ledger.remove_image(oldest[0].image_id)
+
+
+def remove_image_file(path: Path) -> None:
+    """Delete an image and its side-car; fine when they are gone already."""
+    path.unlink(missing_ok=True)
+    path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import signal
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineward.daemon.config import ConfigError
@@ -115,7 +117,11 @@ class Line:
         self.states = StateMachine(self._show_state)
         self._show_state(self.states.status)
         camera = config.camera
-        self.camera = CameraProcess(camera.driver, camera.driver_options(), silence_limit_s=camera.silence_s)
+        options = camera.driver_options()
+        if camera.driver == "simulated":  # its line goes on while its process is replaced, as a real one would
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lineward-camera-"))
+            options["memory"] = str(Path(folder) / "line")
+        self.camera = CameraProcess(camera.driver, options, silence_limit_s=camera.silence_s)
         self.source = FrameSource(
             self.camera,
             camera.settings,

@@ -242,8 +242,8 @@ def _groups(
             warnings.append(f"groups.csv does not list {len(missing)} images, such as {missing[0].name}")
     else:
         warnings.append(
-            "there is no groups.csv: several images of one part may fall on both sides of a split, "
-            "and the figures may be too good"
+            "there is no groups.csv, so which images show the same part is guessed from their likeness; "
+            "the figures may be too good or too bad"
         )
     # Copies stay together whatever the table says.
     first: dict[str, str] = {}

@@ -107,7 +107,7 @@ class QuickModel:
         scaled = self.scaler(pooled)
         distance = self.anomaly(self.space(scaled))
         scores = {name: head.score(self.space, scaled) for name, head in self.heads.items()}
-        scores["anomaly"] = np.log(distance)
+        scores["anomaly"] = np.log1p(distance)
         scores["patch"] = np.array([self.patches.score(image) for image in patches])
         return self.platt(self.blend(scores)), self.ranks(distance)
 
@@ -118,7 +118,8 @@ class QuickModel:
         projected = graph.op("MatMul", scaled, graph.constant(basis, "subspace"), hint="projected")
         distance = self.anomaly.append(graph, projected)
         patch_score, heat = self.patches.append(graph, tensors.patches, tensors.layout)
-        scores = {"patch": patch_score, "anomaly": graph.op("Log", distance)}
+        above_zero = graph.op("Add", distance, graph.constant(1.0, "one"))
+        scores = {"patch": patch_score, "anomaly": graph.op("Log", above_zero)}
         for name in self.heads.keys() & self.blend.centres.keys():
             scores[name] = self.heads[name].append(graph, self.space, scaled, projected)
         score = self.blend.append(graph, scores)
@@ -180,7 +181,7 @@ def fit_quick(
         progress(fold + 1, steps)
     patches = fit_patches(store, [item.source for item in items], labels, folds, seed)
     progress(number + 1, steps)
-    scores |= {"patch": patches.scores, "anomaly": np.log(distances)}
+    scores |= {"patch": patches.scores, "anomaly": np.log1p(distances)}
     blends = {name: _fit_blend(scores, parts) for name, parts in CANDIDATES.items()}
     candidates = {name: _figures(labels, blend(scores)) for name, blend in blends.items()}
     best = max(candidates, key=lambda name: candidates[name]["detection"] + candidates[name]["auroc"])

@@ -23,7 +23,8 @@ class InputSpec(BaseModel):
     """How an image becomes model input; part of the bundle, so that nothing is guessed from pixels.
 
     ``resize`` names the rule. ``stretch`` fits both axes independently to ``height`` and ``width``: halving by area
-    while the factor is at least two, then one bilinear step.
+    while the factor is at least two, then one bilinear step. Measured against bars that keep the aspect, on tiles of
+    aspect 0.36 to 2.7: 0.44 against 0.38 detection at 2 % false rejects.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

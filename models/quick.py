@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-import onnxruntime
-import sklearn
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lineward import __version__
@@ -22,18 +17,16 @@ from lineward.images import read_image
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bundle import save_bundle
 from lineward.models.dataset import read_dataset, split_holdout
+from lineward.models.duplicates import group_near_duplicates
 from lineward.models.evaluate import milliseconds
 from lineward.models.features import FeatureStore, append_features
 from lineward.models.fit import fit_quick
 from lineward.models.graph import Graph
+from lineward.models.manifest import draft_manifest
 from lineward.models.metrics import measure
 from lineward.models.prepare import InputSpec
 from lineward.models.records import (
-    Bands,
-    CalibrationRecord,
-    DataRecord,
     Manifest,
-    ModelRecord,
     ParityRecord,
     Risk,
 )
@@ -46,7 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineward.models.backbone import Backbone
-    from lineward.models.dataset import Dataset
     from lineward.models.features import Source
     from lineward.models.fit import QuickModel
     from lineward.models.records import Metrics
@@ -157,7 +149,6 @@ def train_quick(
         dataset = read_dataset(
             data, cache_dir=cache, progress=lambda done, total: report("read", done, total), threads=threads
         )
-        train, held = split_holdout(dataset.labels, dataset.groups, holdout_share, seed)
         channels = 1 if dataset.mono else 3
         spec = InputSpec(
             height=height, width=width, channels=channels, colour="mono" if dataset.mono else "rgb", roi=roi
@@ -165,17 +156,21 @@ def train_quick(
         backbone = backbone or EfficientNetLite0()
         store = FeatureStore(backbone, spec, cache, threads=threads)
         pooled = store.extract(dataset.sources, progress=lambda done, total: report("features", done, total))
+        groups = dataset.groups
+        if not dataset.groups_known:
+            groups = group_near_duplicates(pooled, groups, dataset.labels)
+        train, held = split_holdout(dataset.labels, groups, holdout_share, seed)
         model = fit_quick(
             store,
             [dataset.items[index] for index in train],
             pooled[train],
-            dataset.groups[train],
+            groups[train],
             risk=risk or Risk(),
             seed=seed,
             progress=lambda done, total: report("fit", done, total),
         )
         graph = build_graph(backbone, spec, model)
-        draft = _manifest(dataset, train, spec, backbone, model, product=product, version=version)
+        draft = draft_manifest(dataset, train, spec, backbone, model, groups=groups, product=product, version=version)
         trial = Path(scratch) / "trial.lward"
         save_bundle(trial, graph, draft)
         held_sources = [dataset.items[index].source for index in held]
@@ -241,65 +236,3 @@ def _measure(labels: NDArray[np.bool_], verdicts: Sequence[Verdict]) -> Metrics:
         [verdict.decision for verdict in verdicts],
         float(np.mean([milliseconds(verdict) for verdict in verdicts])),
     )
-
-
-def _manifest(
-    dataset: Dataset,
-    train: NDArray[np.int64],
-    spec: InputSpec,
-    backbone: Backbone,
-    model: QuickModel,
-    *,
-    product: str,
-    version: str | None,
-) -> Manifest:
-    created = datetime.now(UTC)
-    labels = dataset.labels
-    bands = model.thresholds
-    return Manifest(
-        product=product,
-        version=version or created.strftime("%Y%m%d-%H%M%S"),
-        created=created.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        tier="quick",
-        input=spec,
-        thresholds=Bands(
-            pass_below=bands.pass_below, fail_from=bands.fail_from, review_anomaly_from=bands.review_anomaly_from
-        ),
-        risk=model.promise,
-        calibration=CalibrationRecord(
-            n=len(train), folds=model.folds, defect_share=float(labels[train].mean()), ece=model.ece
-        ),
-        defect_types=model.types.names if model.types else (),
-        data=DataRecord(
-            digest=dataset.digest,
-            n_good=int((~labels).sum()),
-            n_defect=int(labels.sum()),
-            n_good_train=int((~labels[train]).sum()),
-            n_defect_train=int(labels[train].sum()),
-            defect_types=dict(sorted(dataset.defect_types.items())),
-            groups=len(set(dataset.groups.tolist())),
-            groups_known=dataset.groups_known,
-            warnings=dataset.warnings,
-        ),
-        model=ModelRecord(
-            backbone=backbone.name,
-            backbone_digest=backbone.digest,
-            head=model.head_name,
-            candidates=model.candidates,
-            heatmap="evidence",
-        ),
-        holdout=_nothing_measured(),
-        parity=ParityRecord(n=0, max_abs_diff=0.0, verdicts_equal=False),
-        tools={
-            "lineward": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
-    )
-
-
-def _nothing_measured() -> Metrics:
-    return measure(np.zeros(0, bool), np.zeros(0), [], 0.0)

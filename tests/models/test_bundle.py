@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +12,8 @@ from lineward.models.bundle import BundleError, load_bundle, load_manifest, save
 from lineward.models.graph import Graph
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lineward.models.quick import TrainReport
 
 
@@ -152,4 +152,4 @@ def test_nothing_half_written(trained: TrainReport, tmp_path: Path) -> None:
     (tmp_path / "taken.lward").mkdir()
     with pytest.raises(BundleError, match="cannot be written"):
         save_bundle(tmp_path / "taken.lward", small_graph(), trained.manifest)
-    assert sorted(os.listdir(tmp_path)) == ["file", "taken.lward"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken.lward"]

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +11,7 @@ from lineward.models.quick import train_quick
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from lineward.models.quick import TrainReport
 
@@ -112,7 +111,7 @@ def test_too_little_is_refused_and_nothing_is_written(
         train_quick(folder, out, product="p", height=96, width=96)
     assert "\n" not in str(caught.value)
     assert out.read_bytes() == b"older"
-    assert os.listdir(out.parent) == ["m.lward"]
+    assert [path.name for path in out.parent.iterdir()] == ["m.lward"]
 
 
 def test_unwritable_place(data: Path, cache: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_verdict_is_complete(session: Session, render: Callable[..., NDArray[np.uint8]]) -> None:
-    """A judgement carries probability, anomaly, heat-map and times; a good part is neither rejected nor given a defect."""
+    """A judgement carries probability, anomaly, heat-map and times; a good part is not rejected."""
     verdict = session.judge(render(5001))
     assert verdict.decision in {Decision.PASS, Decision.REVIEW}
     assert 0 <= verdict.defect_probability < 0.5
