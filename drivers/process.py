@@ -22,6 +22,7 @@ from lineward.drivers.camera import (
     Frame,
     NoFrame,
     NoFrameReason,
+    Trigger,
 )
 from lineward.drivers.ring import Ring, RingShape
 
@@ -74,11 +75,14 @@ class CameraProcess:
         self._given_up: dict[Cause, int] = {}  # lost since the last delivered frame
         self._overrun = 0
         self._resume_at = 0
+        self._triggered = options.get("trigger") == Trigger.SOFTWARE
+        self._outstanding = False  # a trigger whose frame this side has not taken yet
         self._lost = ""  # why no frame will come any more; the child may still be there to close the camera
         self._lost_error: type[CameraError] = CameraLostError
         self._dead = False  # the child is gone or hung
         self._alive_at = 0.0
         self._streaming = False
+        self._stopped = True  # unlike a lost camera, a stopped one gives nothing of what waits
         self._health = CameraHealth()
         self.info: CameraInfo | None = None
 
@@ -122,11 +126,11 @@ class CameraProcess:
         """Begin streaming."""
         self._forget_frames()
         self._ask(START_LIMIT_S, wire.START)
-        self._streaming = True
+        self._streaming, self._stopped = True, False
 
     def stop(self) -> None:
         """Stop streaming; never raises."""
-        self._streaming = False
+        self._streaming, self._stopped = False, True
         if self._wire is not None and not self._lost:
             with suppress(CameraError):
                 self._ask(CALL_LIMIT_S, wire.STOP)
@@ -134,8 +138,11 @@ class CameraProcess:
 
     def trigger(self) -> int:
         """Start one exposure in software mode."""
+        if self._outstanding:
+            raise CameraError("a trigger is still outstanding")
         number = self._ask(CALL_LIMIT_S, wire.TRIGGER)
         assert isinstance(number, int)
+        self._outstanding = True
         return number
 
     def flush(self) -> int:
@@ -151,9 +158,10 @@ class CameraProcess:
         deadline = time.monotonic() + timeout_s
         while True:
             self._drain(0.0)
-            if self._waiting:
+            if not self._stopped and self._waiting:
                 return self._take()
-            if self._notices:
+            if not self._stopped and self._notices:
+                self._outstanding = False
                 return self._notices.popleft()
             self._raise_if_lost()
             remaining = deadline - time.monotonic()
@@ -163,6 +171,7 @@ class CameraProcess:
 
     def health(self) -> CameraHealth:
         """Report what the child said last, plus what was given up on this side."""
+        self._drain(0.0, watch_silence=False)
         missing = dict(self._health.missing)
         if self._overrun:
             missing[Cause.OVERRUN] = missing.get(Cause.OVERRUN, 0) + self._overrun
@@ -269,6 +278,7 @@ class CameraProcess:
     def _take(self) -> Frame:
         self._held, frame = self._waiting.popleft()
         self._resume_at = frame.frame_id + 1
+        self._outstanding = False
         if not self._given_up:
             return frame
         self._carry(frame.missing)
@@ -297,8 +307,9 @@ class CameraProcess:
             self._mark_dead(self._obituary())
 
     def _forget_frames(self, *, ending: bool = False) -> int:
-        """Drop what waits; the files of a replay are not stale, so they stay until the end."""
-        if self._is_replay() and not ending:
+        """Drop what waits; the files of a replay that nobody triggers are not stale, so they stay until the end."""
+        self._outstanding = False
+        if self._is_replay() and not self._triggered and not ending:
             return 0
         count = len(self._waiting)
         while self._waiting:

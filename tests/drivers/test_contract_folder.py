@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from contracts.camera_contract import CameraContract
+from contracts.isolated import Isolated
 
 
 class TestFolder(CameraContract):
@@ -23,3 +24,7 @@ class TestFolder(CameraContract):
     @pytest.fixture
     def absent(self, options):
         return options | {"folder": options["folder"] + "/missing"}
+
+
+class TestFolderInItsProcess(Isolated, TestFolder):
+    """Nothing changes for the caller when the driver lives in a camera process."""

@@ -3,6 +3,7 @@
 import pytest
 
 from contracts.camera_contract import CameraContract
+from contracts.isolated import Isolated
 
 
 class TestGenicamOnViky(CameraContract):
@@ -25,3 +26,7 @@ class TestGenicamOnVikyInColour(TestGenicamOnViky):
     @pytest.fixture
     def options(self):
         return {"producers": ["viky"], "serial": "1"}
+
+
+class TestGenicamOnVikyInItsProcess(Isolated, TestGenicamOnViky):
+    """Nothing changes for the caller when the driver lives in a camera process."""

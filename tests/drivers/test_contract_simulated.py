@@ -3,6 +3,7 @@
 import pytest
 
 from contracts.camera_contract import CameraContract
+from contracts.isolated import Isolated
 
 
 class TestSimulated(CameraContract):
@@ -13,5 +14,9 @@ class TestSimulated(CameraContract):
         return {"width": 320, "height": 256, "rate_hz": 50.0}
 
     @pytest.fixture
-    def absent(self):
-        pytest.skip("a simulated camera is always there")
+    def absent(self, options):
+        return options | {"product": "no such product"}
+
+
+class TestSimulatedInItsProcess(Isolated, TestSimulated):
+    """Nothing changes for the caller when the driver lives in a camera process."""
