@@ -20,7 +20,6 @@ from lineward.daemon.training import cache_dir, progress_bar
 from lineward.drivers.simulated import write_dataset
 from lineward.drivers.simulation.scene import truth
 from lineward.models.bundle import BundleError, load_manifest
-from lineward.models.quick import train_quick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +101,8 @@ def ensure_model(home: Path, product: str, *, quiet: bool) -> Path:
         pass
     else:
         return bundle
+    from lineward.models.quick import train_quick  # noqa: PLC0415 - 150 MB that a demo with a model does not need
+
     say("first use: training a model for the simulated product %r (once)", product)
     bundle.parent.mkdir(parents=True, exist_ok=True)
     images = Path(tempfile.mkdtemp(prefix="lineward-demo-"))

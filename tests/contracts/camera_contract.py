@@ -240,7 +240,8 @@ class CameraContract:
         for _ in range(2):
             began = time.monotonic_ns()
             ready.start()
-            assert next_frame(ready).received_ns >= began
+            received_ns = next_frame(ready).received_ns
+            assert received_ns >= began or not self.realtime  # the files of a replay do not go stale
             ready.stop()
             time.sleep(0.1)
 
