@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -18,8 +19,8 @@ from lineward.daemon.broker import EmbeddedBroker
 from lineward.daemon.config import Config, load_config
 from lineward.daemon.demo import broker_config, ensure_model
 from lineward.daemon.loop import Station, inspect
-from lineward.daemon.service import Line, load_session
-from lineward.daemon.training import cache_dir
+from lineward.daemon.progress import cache_dir
+from lineward.daemon.service import SWITCH_S, Line, load_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,7 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
     the time to take over a frame that is there; waiting for a camera is not counted. ``overhead`` is a frame's whole
     time in the loop less ``session.run``.
     """
+    sys.setswitchinterval(SWITCH_S)  # as the service does
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lineward-bench-")))
         broker = stack.enter_context(EmbeddedBroker())

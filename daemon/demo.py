@@ -16,7 +16,7 @@ from lineward.daemon.broker import EmbeddedBroker
 from lineward.daemon.config import Config
 from lineward.daemon.ledger import Ledger
 from lineward.daemon.ledger_read import LedgerReader
-from lineward.daemon.training import cache_dir, progress_bar
+from lineward.daemon.progress import cache_dir, progress_bar
 from lineward.drivers.simulated import write_dataset
 from lineward.drivers.simulation.scene import truth
 from lineward.models.bundle import BundleError, load_manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from lineward.daemon.log import log_part
@@ -67,11 +67,10 @@ def inspect(
     for frame in frames:
         taken_ns = time.monotonic_ns()
         verdict = judge_safely(judge, frame, alarms)
-        draft = draft_result(frame, verdict, station, taken_ns)
-        image_id = review.claim(verdict)
-        result = ledger.record(replace(draft, image=image_id))  # first on disk ...
+        draft = draft_result(frame, verdict, station, taken_ns, image=review.claim(verdict))
+        result = ledger.record(draft)  # first on disk ...
         result = results.publish(result)  # ... then to the line
-        if image_id is not None:
+        if result.image is not None:
             review.keep(frame.image, result)  # trouble here is reported, never stops the line
         log_part(result)
         alarms.set("storage", ledger.trouble)
@@ -91,7 +90,9 @@ def judge_safely(judge: Judge, frame: Frame, alarms: Alarms) -> Verdict:
     return verdict
 
 
-def draft_result(frame: Frame, verdict: Verdict, station: Station, taken_ns: int) -> Result:
+def draft_result(
+    frame: Frame, verdict: Verdict, station: Station, taken_ns: int, *, image: str | None = None
+) -> Result:
     """Put together the answer for one frame; the ledger adds its number.
 
     In free run the frame itself is the trigger. A part that is judged after its deadline is undecided: the line did
@@ -132,4 +133,5 @@ def draft_result(frame: Frame, verdict: Verdict, station: Station, taken_ns: int
         ),
         simulated=camera.simulated,
         late=late,
+        image=image,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lineward.run")
 
+SWITCH_S = 0.0005
+"""How long the MQTT thread may keep Python's lock while the loop waits for it; Python's own 5 ms is a deadline lost."""
+
 STOP_DRAIN_S = 1.0
 """After SIGTERM the broker gets this long to acknowledge; what is left stays in the outbox for the next start."""
 
@@ -54,6 +58,7 @@ def run(config: Config, stop: threading.Event, *, drain_s: float = 10.0) -> Heal
         The camera refuses a setting of the configuration.
     """
     started = time.monotonic()
+    sys.setswitchinterval(SWITCH_S)
     with ExitStack() as stack:
         line = Line(config, stop, stack)
         loading = stack.enter_context(ThreadPoolExecutor(1, "load-model")).submit(load_session, config)

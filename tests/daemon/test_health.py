@@ -7,14 +7,14 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
-
 from lineward.daemon.health import Alarms, Health
 from lineward.daemon.result import Latency
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import pytest
 
     from lineward.daemon.result import Result
 
