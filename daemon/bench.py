@@ -206,6 +206,6 @@ def _config(path: Path | None, root: Path, broker: EmbeddedBroker, width: int, h
         "width": width,
         "height": height,
         "rate_hz": 0,
-        "prerender": 16,  # measure the line and not the renderer
+        "prerender": 4,  # measure the line and not the renderer
     }
     return Config.model_validate({"camera": camera, "inspection": {"model": str(model)}, **own})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import shutil
 import signal
 import socket
@@ -15,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+DURABLE = "persistence true"
 
 needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
 
@@ -39,14 +45,21 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: s
 
 
 class Mosquitto:
-    """Keeps its port across restarts, and nothing else: persistence is off, as a broker that lost its power."""
+    """Keeps its port across restarts, and nothing else: persistence is off, as a broker that lost its power.
+
+    With `DURABLE` among the lines and ``stop(gently=True)`` it keeps sessions and what waits for them as well.
+    """
 
     def __init__(self, folder: Path, *lines: str) -> None:
         assert MOSQUITTO is not None
         self.port = free_port()
         self._config = folder / f"mosquitto-{self.port}.conf"
-        settings = lines or ("allow_anonymous true",)
-        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", "persistence false", *settings, ""]))
+        settings = list(lines) or ["allow_anonymous true"]
+        if DURABLE not in settings:
+            settings.append("persistence false")
+        else:  # an absolute user and folder: started by root it would turn into a user who owns nothing here
+            settings += [f"persistence_location {folder}/", f"user {pwd.getpwuid(os.getuid()).pw_name}"]
+        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", *settings, ""]))
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -61,9 +74,9 @@ class Mosquitto:
         with socket.socket() as sock:
             return sock.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def stop(self) -> None:
+    def stop(self, *, gently: bool = False) -> None:
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(signal.SIGTERM if gently else signal.SIGKILL)
             self._process.wait(10)
             self._process = None
 
@@ -90,18 +103,23 @@ class Heard:
 
 
 class Subscriber:
-    """Listens to everything with QoS 1 and reconnects by itself; `heard` is in order of arrival."""
+    """Listens to everything with QoS 1 and reconnects by itself; `heard` is in order of arrival.
 
-    def __init__(self, port: int, base: str) -> None:
+    With a ``session`` name, the broker keeps what comes while it is away.
+    """
+
+    def __init__(self, port: int, base: str, *, session: str = "") -> None:
         self._base = base
         self.heard: list[Heard] = []
         self._ready = threading.Event()
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, session, protocol=MQTTProtocolVersion.MQTTv5)
         self._client.on_connect = self._subscribe
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = self._hear
         self._client.reconnect_delay_set(1, 1)
-        self._client.connect("127.0.0.1", port)
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = 3600 if session else 0
+        self._client.connect("127.0.0.1", port, clean_start=not session, properties=properties)
         self._client.loop_start()
         assert self._ready.wait(5)
 
