@@ -52,9 +52,16 @@ class _Camera(_Section):
         2.0, gt=0.2, le=60, description="Seconds without a sign of life after which the camera process is replaced."
     )
 
+    silent_s: float = Field(
+        10.0, gt=0, le=3600, description="Seconds without a frame, in free run, after which the camera is opened anew."
+    )
+    memory_mb: float = Field(
+        1024, ge=100, description="Size in megabytes from which the camera process is replaced between two parts."
+    )
+
     def driver_options(self) -> dict[str, Any]:
         """Return the keyword arguments of the driver, ready to cross to the camera process."""
-        return self.model_dump(exclude={"driver", "settings", "silence_s"})
+        return self.model_dump(exclude={"driver", "settings", "silence_s", "silent_s", "memory_mb"})
 
 
 class SimulatedCamera(_Camera):

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from lineward.daemon.retry import Outage, delay_s
 from lineward.daemon.states import Event, State
-from lineward.drivers.camera import CameraError, CameraSettingError, Cause, Frame, NoFrameReason
+from lineward.drivers.camera import (
+    CameraError,
+    CameraLostError,
+    CameraSettingError,
+    Cause,
+    Frame,
+    NoFrame,
+    NoFrameReason,
+    Trigger,
+)
+from lineward.drivers.lifecycle import Link, Step, follow
 
 if TYPE_CHECKING:
     import threading
@@ -16,15 +27,30 @@ if TYPE_CHECKING:
 
     from lineward.daemon.health import Alarms, Health
     from lineward.daemon.states import StateMachine
-    from lineward.drivers.camera import Camera, CameraInfo, Setting
+    from lineward.drivers.camera import CameraInfo, Setting
+    from lineward.drivers.process import CameraProcess
 
 log = logging.getLogger("lineward.camera")
 
 GRAB_S = 0.1
 """How long one look for a frame may take; the answer to SIGTERM waits at most this long."""
 
-OVERRUN_QUIET_S = 60.0
-"""Frames given up are said once, then at most this often while it goes on."""
+LONGEST_BACKOFF_S = 1.0
+"""A line that stands still because of a plug must not wait for us once the plug is in again."""
+
+RECOVERED_S = 10.0
+"""After so long without a lost frame the connection counts as sound again."""
+
+LOOK_EVERY_S = 5.0
+
+_REMEDY = {
+    Cause.CAMERA_GAP: "the camera itself left frames out: lower its frame rate or check the link's bandwidth",
+    Cause.INCOMPLETE: "data was lost on the way: check cable, switch, MTU and receive buffers",
+    Cause.UNDERRUN: "the producer had no free buffer: the machine is too busy or the frame rate too high",
+    Cause.OVERRUN: "inspection is slower than the camera: lower the frame rate or take a faster model",
+    Cause.TRIGGER_MISSED: "a trigger gave no frame: triggers come faster than exposure and readout allow",
+    Cause.LOST_WITH_PROCESS: "the camera process died with them",
+}
 
 
 class FrameSource:
@@ -33,21 +59,27 @@ class FrameSource:
     Parameters
     ----------
     camera
-        Usually a `CameraProcess`; anything that keeps the `Camera` protocol.
+        The camera in its process.
     settings
         Written at every opening, in order.
-    triggered
-        Whether the camera waits for triggers, which makes the station READY instead of CONTINUOUS_EXECUTION.
+    trigger
+        What starts an exposure; waiting for a software trigger is READY, anything else CONTINUOUS_EXECUTION.
+    memory_mb
+        Resident size, in megabytes, from which the camera process is replaced between two parts.
+    silent_s
+        Seconds without a frame, in free run, after which the camera is opened anew.
     alive
         Called at least once a second while no frame comes.
     """
 
     def __init__(
         self,
-        camera: Camera,
+        camera: CameraProcess,
         settings: Mapping[str, Setting],
         *,
-        triggered: bool,
+        trigger: str,
+        memory_mb: float,
+        silent_s: float,
         stop: threading.Event,
         states: StateMachine,
         alarms: Alarms,
@@ -56,7 +88,10 @@ class FrameSource:
     ) -> None:
         self._camera = camera
         self._settings = settings
-        self._streaming_event = Event.ARMED if triggered else Event.STREAMING
+        self._streaming_event = Event.ARMED if trigger == Trigger.SOFTWARE else Event.STREAMING
+        self._free_run = trigger == Trigger.FREE_RUN
+        self._silent_s = silent_s
+        self._memory_mb = memory_mb
         self._stop = stop
         self._states = states
         self._alarms = alarms
@@ -66,8 +101,10 @@ class FrameSource:
         self._attempt = 0
         self._error = CameraError("not opened yet")
         self._applied: Mapping[str, Setting] = {}
-        self._opened = False
-        self._overrun_said_at = float("-inf")
+        self._lost_frames: Counter[Cause] = Counter()  # of the present spell of losses
+        self._lost_at = 0.0
+        self._looked_at = self._frame_at = 0.0
+        self.link = Link.CLOSED
         self.info: CameraInfo | None = None
 
     def open(self) -> bool:
@@ -78,58 +115,62 @@ class FrameSource:
         CameraSettingError
             At the first opening: the configuration is wrong and waiting will not mend it.
         """
+        self._go(Step.OPEN)
         try:
             info = self._camera.open()
             self._applied = self._camera.configure(self._settings)
         except CameraError as error:
-            self._camera.close()
             if isinstance(error, CameraSettingError) and self.info is None:
+                self.close()
                 raise
-            self._lost(error)
+            self._fail(error)
             return False
         self.info = info
-        self._opened = True
+        self._go(Step.CONFIGURE)
         return True
 
     def start(self) -> bool:
         """Let the opened camera stream; return whether it does."""
         assert self.info is not None
-        self._opened = False
         try:
             self._camera.start()
         except CameraError as error:
-            self._camera.close()
-            self._lost(error)
+            self._fail(error)
             return False
+        self._go(Step.START)
         self._attempt = 0
+        self._looked_at = self._frame_at = time.monotonic()
         self._health.camera_openings += 1
         self._outage.over()
         self._alarms.set("camera", "")
         settings = ", ".join(f"{name}={value}" for name, value in self._applied.items())
         log.info("%s (serial %s) streams%s", self.info.name, self.info.serial, f"; {settings}" if settings else "")
-        self._states.handle(self._streaming_event)
+        if self._states.status.state in {State.INITIALIZED, State.ERROR}:
+            self._states.handle(self._streaming_event)
         return True
 
     def wait_open(self) -> bool:
         """Try until the camera is open; False when told to stop before."""
-        while not self._opened and not self._stop.is_set():
+        while self.link is not Link.CONFIGURED and not self._stop.is_set():
             if not self.open():
                 self._back_off()
-        return self._opened
+        return self.link is Link.CONFIGURED
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield whole frames; each is valid until the next is asked for."""
-        streaming = False
         while not self._stop.is_set():
-            if not streaming:
-                streaming = self.wait_open() and self.start()
+            if self.link not in {Link.STREAMING, Link.DEGRADED}:
+                if self.wait_open():
+                    self.start()
+                continue
+            if self._is_too_large():
+                self.close()
                 continue
             try:
                 got = self._camera.grab(GRAB_S)
+                self._watch_silence(got)
             except CameraError as error:
-                self._camera.close()
-                self._lost(error)
-                streaming = False
+                self._fail(error)
                 continue
             if isinstance(got, Frame):
                 self._count(got.missing)
@@ -146,27 +187,68 @@ class FrameSource:
         """Stop and let go of the camera; never raises."""
         self._camera.stop()
         self._camera.close()
+        self._go(Step.CLOSE)
 
-    def _lost(self, error: CameraError) -> None:
+    def _go(self, step: Step) -> None:
+        self.link = follow(self.link, step)
+        self._health.camera_state = self.link
+
+    def _fail(self, error: CameraError) -> None:
+        """Close what failed, and say so once per outage."""
+        self._go(Step.FAIL)
         self._outage.failed(error)
         self._error = error
         self._alarms.set("camera", f"camera: {error}")
         if self._states.status.state is not State.PREOPERATIONAL:  # while the model loads, that is the reason
             self._states.handle(Event.FAULT, "camera_lost")
+        self._camera.close()
+        self._go(Step.GIVE_UP)
 
     def _back_off(self) -> None:
-        """Wait before the next try."""
+        """Wait before the next try; the first try after a loss comes at once."""
         self._attempt += 1
-        until = time.monotonic() + delay_s(self._error, self._attempt)
+        until = time.monotonic() + min(LONGEST_BACKOFF_S, delay_s(self._error, self._attempt))
         while time.monotonic() < until and not self._stop.wait(0.2):
             self._alive()
 
+    def _watch_silence(self, got: Frame | NoFrame) -> None:
+        """Raise when a camera that runs freely has sent nothing for too long; a triggered one may be silent."""
+        now = time.monotonic()
+        if isinstance(got, Frame) or not self._free_run:
+            self._frame_at = now
+        elif now - self._frame_at > self._silent_s:
+            raise CameraLostError(f"sent no frame for {self._silent_s:g} s although it runs freely; opened anew")
+
+    def _is_too_large(self) -> bool:
+        """Tell a camera process beyond its budget: vendors' producers leak, and one that is replaced does not crash."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_EVERY_S:
+            return False
+        self._looked_at = now
+        self._health.temperature_c = self._camera.health().temperature_c
+        resident_mb = self._camera.resident_mb()
+        if resident_mb <= self._memory_mb:
+            return False
+        log.info("the camera process has %.0f MB (budget %.0f MB): replaced", resident_mb, self._memory_mb)
+        self._health.camera_recycles += 1
+        return True
+
     def _count(self, missing: Mapping[Cause, int]) -> None:
+        """Count lost frames by cause; one warning when losses begin, one line when they are over."""
+        now = time.monotonic()
         lost = {cause: n for cause, n in missing.items() if cause is not Cause.BROKEN_FILE}  # those were named already
-        for cause, count in lost.items():
-            self._health.missing[cause] += count
-        if not lost or time.monotonic() - self._overrun_said_at < OVERRUN_QUIET_S:
-            return
-        self._overrun_said_at = time.monotonic()
-        text = ", ".join(f"{n} by {cause}" for cause, n in lost.items())
-        log.warning("frames were not inspected: %s (all are counted in stats; next notice in a minute)", text)
+        if lost:
+            self._lost_at = now
+            self._lost_frames.update(lost)
+            self._health.missing.update(lost)
+            if self.link is Link.STREAMING:
+                text = "; ".join(f"{n} by {cause}: {_REMEDY.get(cause, '')}" for cause, n in lost.items())
+                log.warning("frames were not inspected, %s (all are counted in stats)", text)
+                self._alarms.set("frames", f"frames are lost, {text}", severity="warning")
+            self._go(Step.LOSE_FRAMES)
+        elif self.link is Link.DEGRADED and now - self._lost_at > RECOVERED_S:
+            text = ", ".join(f"{n} by {cause}" for cause, n in self._lost_frames.items())
+            log.info("no frame was lost for %.0f s; the spell cost %s", RECOVERED_S, text)
+            self._lost_frames.clear()
+            self._alarms.set("frames", "")
+            self._go(Step.RECOVER)

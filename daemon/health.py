@@ -92,6 +92,8 @@ class Health:
         self.reasons: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
         self.camera_openings = 0
+        self.camera_recycles = 0
+        self.camera_state = "closed"
         self.temperature_c: float | None = None
         self.last_beat = time.monotonic()
 
@@ -145,8 +147,12 @@ class Health:
             "verdicts": dict(self.verdicts),
             "reasons": dict(self.reasons),
             "missing_frames": dict(self.missing),
-            "camera_openings": self.camera_openings,
+            "camera": {
+                "state": self.camera_state,
+                "openings": self.camera_openings,
+                "recycles": self.camera_recycles,
+                "temperature_c": self.temperature_c,
+            },
             "latency_ms": self.latency_ms(),
             "disk": disk,
-            "temperature_c": self.temperature_c,
         }

@@ -130,7 +130,9 @@ class Line:
         self.source = FrameSource(
             self.camera,
             camera.settings,
-            triggered=camera.trigger == "software",
+            trigger=camera.trigger,
+            memory_mb=camera.memory_mb,
+            silent_s=camera.silent_s,
             stop=stop,
             states=self.states,
             alarms=self.alarms,

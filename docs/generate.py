@@ -107,7 +107,7 @@ _WORDS: dict[object, str] = {
 }
 
 
-def type_words(annotation: Any) -> str:
+def type_words(annotation: Any) -> str:  # noqa: PLR0911 - one line for each kind of type
     """Say a type in words."""
     if annotation in _WORDS:
         return _WORDS[annotation]
@@ -216,9 +216,11 @@ def config_page() -> str:
     lines = [
         "# Configuration file",
         "",
-        f"TOML, by default `{config_module.DEFAULT_PATH}`. Unknown keys are refused; an error names file, key, value "
-        "and remedy. A relative path is relative to the folder of the configuration file. `lineward check --config "
-        "FILE` tries everything the file names.",
+        (
+            f"TOML, by default `{config_module.DEFAULT_PATH}`. Unknown keys are refused; an error names file, key, "
+            "value and remedy. A relative path is relative to the folder of the configuration file. `lineward check "
+            "--config FILE` tries everything the file names."
+        ),
         "",
         "The smallest file that works:",
         "",
@@ -402,10 +404,10 @@ STATS = {
     "verdicts": "Answers by verdict.",
     "reasons": "Answers by reason.",
     "missing_frames": "Frames that were never judged, by cause.",
-    "camera_openings": "How often the camera began to stream; more than 1 means it was lost.",
+    "camera": "`state`, `openings` (how often it began to stream: more than 1 means that it was lost or replaced), "
+    "`recycles`, `temperature_c` or null.",
     "latency_ms": "`p50`, `p99` and `max` of trigger to answer over the last 2,000 answers.",
     "disk": "`free_gb` and `used_share` of the storage folder's disk, or null.",
-    "temperature_c": "Of the camera, or null.",
 }
 
 
@@ -424,8 +426,11 @@ def mqtt_page() -> str:
         [
             "# MQTT",
             "",
-            "Base topic: `lineward/<site>/<line>/<name>`, from `[station]` in the [configuration](config.md#station). "
-            "Every message is published with QoS 1. MQTT 5 or 3.1.1, as `mqtt.protocol` says.",
+            (
+                "Base topic: `lineward/<site>/<line>/<name>`, from `[station]` in the "
+                "[configuration](config.md#station). Every message is published with QoS 1. "
+                "MQTT 5 or 3.1.1, as `mqtt.protocol` says."
+            ),
             "",
             table(("topic", "retained", "payload", "content"), [(code(t), *rest) for t, *rest in TOPICS]),
             "There are no command topics in this version: the station publishes and subscribes to nothing.",
@@ -464,12 +469,14 @@ def mqtt_page() -> str:
             "",
             "## Late",
             "",
-            "`result` says `late: true` when the part was judged after its deadline, or when the message leaves the "
-            "station after the deadline; for a replay, which has none, when it leaves more than 5 s (or two deadlines, "
-            "if that is longer) after it was recorded. A pass that is past its deadline is never sent on "
-            "`result/plc`, `result/verdict` and `result/part_id`; another verdict may come up to one deadline after "
-            "it was handed over, because it only keeps the part back. A part that was not judged in time gets "
-            "`undecided`, reason `timeout`, on all topics.",
+            (
+                "`result` says `late: true` when the part was judged after its deadline, or when the message leaves "
+                "the station after the deadline; for a replay, which has none, when it leaves more than 5 s (or two "
+                "deadlines, if that is longer) after it was recorded. A pass that is past its deadline is never sent "
+                "on `result/plc`, `result/verdict` and `result/part_id`; another verdict may come up to one deadline "
+                "after it was handed over, because it only keeps the part back. A part that was not judged in time "
+                "gets `undecided`, reason `timeout`, on all topics."
+            ),
             "",
             "## Reasons",
             "",
@@ -484,8 +491,10 @@ def mqtt_page() -> str:
             table(("state", "meaning"), [(code(k), v) for k, v in STATES.items()]),
             "## Alarm",
             "",
-            "One object, alarm id to `{raised, severity, text, since}`. An alarm that is over stays with `raised: "
-            "false`. `text` says what is wrong and what to do.",
+            (
+                "One object, alarm id to `{raised, severity, text, since}`. An alarm that is over stays with `raised: "
+                "false`. `text` says what is wrong and what to do."
+            ),
             "",
             table(("id", "meaning"), [(code(k), v) for k, v in ALARMS.items()]),
             "## Stats",
@@ -496,8 +505,10 @@ def mqtt_page() -> str:
                     *((code(k), v) for k, v in STATS.items()),
                     (
                         "`mqtt`",
-                        "`connected`, `published`, `acknowledged`, `reconnects`, `outage_s`, `outbox` (results the "
-                        "broker has not acknowledged).",
+                        (
+                            "`connected`, `published`, `acknowledged`, `reconnects`, `outage_s`, `outbox` (results the "
+                            "broker has not acknowledged)."
+                        ),
                     ),
                     ("`images`", "`kept` and `dropped` images for review."),
                 ],
@@ -570,10 +581,12 @@ def bundle_page() -> str:
     lines = [
         "# Model bundle",
         "",
-        "A `.lward` file is an ONNX model. Any ONNX tool opens it. Its metadata entry `lineward` holds the manifest "
-        "below as JSON, with the SHA-256 of all bytes before it; the entry `lineward_sha256` holds the SHA-256 of the "
-        "manifest. Loading verifies both, so that every byte of the file is covered "
-        "([decision 0007](../decisions/0007-bundle-digests.md)).",
+        (
+            "A `.lward` file is an ONNX model. Any ONNX tool opens it. Its metadata entry `lineward` holds the "
+            "manifest below as JSON, with the SHA-256 of all bytes before it; the entry `lineward_sha256` holds the "
+            "SHA-256 of the manifest. Loading verifies both, so that every byte of the file is covered "
+            "([decision 0007](../decisions/0007-bundle-digests.md))."
+        ),
         "",
         "Input: `image`, uint8, `(N, height, width, channels)`; scaling is inside the graph. Outputs, float32:",
         "",
@@ -627,10 +640,12 @@ def simulated_page() -> str:
         [
             "# Simulated camera",
             "",
-            "`driver = \"simulated\"`. Its keys are in the [configuration](config.md#driver--simulated). Frame `i` is "
-            "always the same picture for the same product, seed, size and settings. Parts wait for the camera: while "
-            "it is stopped, stalled or unplugged none goes by. A caller who is late loses the oldest of four frames, "
-            "which is counted as `overrun`.",
+            (
+                '`driver = "simulated"`. Its keys are in the [configuration](config.md#driver--simulated). Frame `i` '
+                "is always the same picture for the same product, seed, size and settings. Parts wait for the camera: "
+                "while it is stopped, stalled or unplugged none goes by. A caller who is late loses the oldest of four "
+                "frames, which is counted as `overrun`."
+            ),
             "",
             "## Products",
             "",
@@ -644,8 +659,10 @@ def simulated_page() -> str:
             "",
             "## Settings",
             "",
-            f"`[camera.settings]` takes these features, as a real camera would. Nominal exposure is "
-            f"{NOMINAL_EXPOSURE_US:g} us.",
+            (
+                f"`[camera.settings]` takes these features, as a real camera would. Nominal exposure is "
+                f"{NOMINAL_EXPOSURE_US:g} us."
+            ),
             "",
             table(("feature", "range"), [(code(name), str(limit)) for name, limit in FEATURES.items()]),
             "## Faults",
@@ -693,8 +710,11 @@ def pixels_page() -> str:
         [
             "# Pixel formats",
             "",
-            "What the driver `genicam` decodes, by name of the Pixel Format Naming Convention. Everything is judged "
-            "as 8 bit, mono or RGB; the scaling is fixed and never depends on the brightest pixel of a picture.",
+            (
+                "What the driver `genicam` decodes, by name of the Pixel Format Naming Convention. Everything is "
+                "judged as 8 bit, mono or RGB; the scaling is fixed and never depends on the brightest "
+                "pixel of a picture."
+            ),
             "",
             table(("order of samples", "formats"), rows),
         ]

@@ -42,10 +42,10 @@ def load() -> tuple[Any, Any]:
         gi = _bindings(SYSTEM_FOLDERS)
         try:
             gi.require_version("Aravis", "0.8")
-            repository = importlib.import_module("gi.repository")
-            return repository.Aravis, repository.GLib
+            modules = importlib.import_module("gi.repository.Aravis"), importlib.import_module("gi.repository.GLib")
         except (ValueError, ImportError, AttributeError) as error:
             raise CameraNotFoundError(f"driver aravis: {error}; install the library: {INSTALL}") from error
+    return modules
 
 
 def _bindings(folders: Sequence[Path]) -> Any:
@@ -66,7 +66,9 @@ def _bindings(folders: Sequence[Path]) -> Any:
 
 
 def _import_from(package: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("gi", package / "__init__.py", submodule_search_locations=[str(package)])
+    spec = importlib.util.spec_from_file_location(
+        "gi", package / "__init__.py", submodule_search_locations=[str(package)]
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

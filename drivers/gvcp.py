@@ -18,7 +18,7 @@ CONTROL_PRIVILEGE = 0x0A00
 _COMMAND, _ACK_REQUIRED = 0x42, 0x01
 _DISCOVERY, _READ_REGISTER = 0x0002, 0x0080
 _ACCESS_DENIED = 0x8006
-_SERIAL, _USER_ID = slice(0xD8, 0xE8), slice(0xE8, 0xF8)
+_VENDOR, _MODEL, _SERIAL, _USER_ID = slice(0x48, 0x68), slice(0x68, 0x88), slice(0xD8, 0xE8), slice(0xE8, 0xF8)
 _PATIENCE_S = 0.2  # a camera answers within milliseconds; switches and a busy camera add some
 _TRIES = 3
 
@@ -27,6 +27,8 @@ _TRIES = 3
 class Identity:
     """What a camera says about itself to anybody."""
 
+    vendor: str
+    model: str
     serial: str
     user_id: str
 
@@ -37,7 +39,7 @@ def identify(address: str) -> Identity | None:
     if answer is None or len(answer) < 8 + 0xF8:
         return None
     data = answer[8:]
-    return Identity(_text(data[_SERIAL]), _text(data[_USER_ID]))
+    return Identity(*(_text(data[field]) for field in (_VENDOR, _MODEL, _SERIAL, _USER_ID)))
 
 
 def in_use(address: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections import deque
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineward.drivers import camera as errors
@@ -90,6 +92,14 @@ class CameraProcess:
     def pid(self) -> int | None:
         """Process id of the camera process, or None when there is none."""
         return None if self._child is None else self._child.pid
+
+    def resident_mb(self) -> float:
+        """Return the resident size of the camera process in megabytes, 0 when there is none."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
+        except (OSError, IndexError):
+            return 0.0
+        return pages * mmap.PAGESIZE / 1e6
 
     def open(self) -> CameraInfo:
         """Start a camera process and open the camera in it."""

@@ -15,6 +15,7 @@ _DRIVERS = {
     "simulated": ("lineward.drivers.simulated", "SimulatedCamera"),
     "folder": ("lineward.drivers.folder", "FolderCamera"),
     "genicam": ("lineward.drivers.genicam", "GenicamCamera"),
+    "aravis": ("lineward.drivers.aravis", "AravisCamera"),
 }
 NAMES = tuple(_DRIVERS)
 

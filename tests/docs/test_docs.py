@@ -1,9 +1,9 @@
 """The documentation is executed: every example runs as printed, every link leads somewhere, the reference is fresh.
 
 A block of `sh`, `toml` or `json` may carry directives, each an HTML comment on a line of its own before it:
-`docs-test: skip REASON`, `docs-test: file NAME` (written there, and a configuration), `docs-test: fragment` (a part of a
+`docs-test: skip REASON`, `docs-test: file NAME` (a configuration, written there), `docs-test: fragment` (a part of a
 configuration), `docs-test: background` (stopped with SIGINT at the end of the page), `docs-test: needs PROGRAM`.
-Blocks of another language (`text`) show what was printed and are not run.
+Blocks of the language `text` show what was printed and are not run. Ports 1883 and 1884 become free ones.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from broker import free_port
 
+from broker import free_port
 from lineward.daemon.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,7 +180,7 @@ def test_the_tutorial_works_as_printed(workshop):
 @pytest.mark.parametrize("page", HOW_TO, ids=name_of)
 def test_how_to_works_as_printed(page, workshop):
     """Rule: the commands of a how-to work in the folder that the tutorial left behind."""
-    reader = Reader(workshop.reader.folder)
+    reader = Reader(workshop.reader.folder, workshop.reader.ports)
     heard = reader.follow(page)
     say_what_was_left_out(reader)
     if page.stem == "read-results":
@@ -279,8 +279,9 @@ def test_the_reference_is_what_the_code_says(columns):
 
 def source_text() -> str:
     """All of our code, with adjacent string literals joined as Python joins them."""
-    files = [path for folder in ("daemon", "drivers", "models", "src/lineward") for path in (ROOT / folder).glob("*.py")]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in [*files, *(ROOT / "drivers/simulation").glob("*.py")])
+    folders = ("daemon", "drivers", "drivers/simulation", "models", "src/lineward")
+    files = [path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     return re.sub(r"[\"']\s*\n\s*f?[\"']", "", text)
 
 

@@ -117,14 +117,22 @@ static struct frame describe(const struct device *d, uint64_t id, uint64_t start
     };
 }
 
-/* Chunks as GigE Vision appends them: data, then id and length, big-endian, so that they can be read from the end. */
+static uint8_t *put_tag(uint32_t id, size_t length, uint8_t *out)
+{
+    const uint32_t tag[2] = {htobe32(id), htobe32((uint32_t)length)};
+    memcpy(out, tag, sizeof tag);
+    return out + sizeof tag;
+}
+
+/* Chunks as GigE Vision sends them: data, then id and length, big-endian, so that they can be read from the end. The
+ * image is the first of them. */
 static void put_chunks(const struct frame *frame, uint64_t exposure, uint8_t *out)
 {
     const uint64_t values[CHUNK_COUNT] = {frame->id, frame->start_ns, exposure};
-    for (uint32_t i = 0; i < CHUNK_COUNT; i++, out += 16) {
-        const uint32_t tag[2] = {htobe32(0x1001 + i), htobe32(8)};
-        memcpy(out, &values[i], 8);
-        memcpy(out + 8, tag, sizeof tag);
+    out = put_tag(0x1000, frame->image_bytes, out);
+    for (uint32_t i = 0; i < CHUNK_COUNT; i++) {
+        memcpy(out, &values[i], sizeof values[i]);
+        out = put_tag(0x1001 + i, sizeof values[i], out + sizeof values[i]);
     }
 }
 
@@ -154,7 +162,7 @@ static void make_frame(struct device *d, uint64_t start_ns)
     control_add(index, FIELD_generated, 1);
     control_set(index, FIELD_last_frame_id, id);
     control_set(index, FIELD_last_frame_ns, start_ns);
-    struct buffer *buffer = control_take(index, FIELD_drop_wanted, FIELD_dropped) ? NULL : stream_take(d);
+    struct buffer *buffer = control_take(index, FIELD_drop_wanted, FIELD_drop_done) ? NULL : stream_take(d);
     if (buffer != NULL) {
         struct frame *frame = &buffer->frame;
         *frame = describe(d, id, start_ns);
@@ -162,10 +170,10 @@ static void make_frame(struct device *d, uint64_t start_ns)
         if (frame->bytes > buffer->size) {
             frame->filled = buffer->size;
             frame->incomplete = frame->too_large = true;
-        } else if (control_take(index, FIELD_incomplete_wanted, FIELD_incomplete)) {
+        } else if (control_take(index, FIELD_incomplete_wanted, FIELD_incomplete_done)) {
             frame->filled = frame->bytes / 2;
             frame->incomplete = true;
-        } else if (control_take(index, FIELD_short_wanted, FIELD_shortened)) {
+        } else if (control_take(index, FIELD_short_wanted, FIELD_short_done)) {
             frame->filled = frame->bytes / 2; /* as producers do that report no incomplete buffers */
         }
         d->filling = true;

@@ -22,7 +22,7 @@ enum { CONTROL_VERSION = 1, CONTROL_MAX_DEVICES = 8, CONTROL_WORDS = 64, CONTROL
     /* written outside: requests */ \
     X(incomplete_wanted) X(short_wanted) X(drop_wanted) X(crash_wanted) X(crash_where) X(line1_edges) \
     /* written here: answers to requests */ \
-    X(incomplete) X(shortened) X(dropped) X(crashes) \
+    X(incomplete_done) X(short_done) X(drop_done) X(crash_done) \
     /* written here: counters */ \
     X(generated) X(delivered) X(underruns) X(triggers) X(triggers_missed) X(line1_seen) X(opens) X(closes) \
     X(starts) X(stops) X(reads) X(writes) X(hung) \

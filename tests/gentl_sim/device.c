@@ -1,7 +1,8 @@
+#define _GNU_SOURCE
 #include "device.h"
 
-#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "pixels.h"
 

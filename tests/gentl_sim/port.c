@@ -1,5 +1,4 @@
 /* Ports: each module's description in XML, and the registers that it describes. */
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 

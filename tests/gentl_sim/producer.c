@@ -377,3 +377,24 @@ GC_API DevGetDataStreamID(void *device, uint32_t index, char *out, size_t *size)
         return fail(GC_ERR_INVALID_HANDLE, NO_DEVICE);
     return index == 0 ? give_text("Stream0", NULL, out, size) : fail(GC_ERR_INVALID_INDEX, "there is one stream");
 }
+
+/* -- what a consumer looks for when it loads a producer, and never calls here ---------------------------------------- */
+
+#define ABSENT_FUNCTION(name) \
+    GC_API name(void) \
+    { \
+        return fail(GC_ERR_NOT_IMPLEMENTED, #name); \
+    }
+
+ABSENT_FUNCTION(EventGetDataInfo)
+ABSENT_FUNCTION(IFGetParentTL)
+ABSENT_FUNCTION(DevGetParentIF)
+ABSENT_FUNCTION(DSGetParentDev)
+ABSENT_FUNCTION(DSAllocAndAnnounceBuffer)
+ABSENT_FUNCTION(DSAnnounceCompositeBuffer)
+ABSENT_FUNCTION(DSGetNumBufferParts)
+ABSENT_FUNCTION(DSGetBufferPartInfo)
+ABSENT_FUNCTION(DSGetNumFlows)
+ABSENT_FUNCTION(DSGetFlowInfo)
+ABSENT_FUNCTION(DSGetNumBufferSegments)
+ABSENT_FUNCTION(DSGetBufferSegmentInfo)

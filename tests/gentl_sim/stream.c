@@ -371,7 +371,8 @@ GC_API DSGetBufferChunkData(void *stream, void *handle, struct chunk_place *plac
     if (places != NULL && *count < CHUNK_COUNT)
         return unlock(d, fail(GC_ERR_BUFFER_TOO_SMALL, "there are three chunks"));
     for (size_t i = 0; places != NULL && i < CHUNK_COUNT; i++)
-        places[i] = (struct chunk_place){0x1001 + i, (ptrdiff_t)(buffer->frame.image_bytes + 16 * i), 8};
+        places[i] = (struct chunk_place){
+            0x1001 + i, (ptrdiff_t)(buffer->frame.image_bytes + CHUNK_TAG_BYTES + CHUNK_BYTES * i), sizeof(uint64_t)};
     *count = CHUNK_COUNT;
     return unlock(d, GC_ERR_SUCCESS);
 }

@@ -46,6 +46,11 @@ def call(folder: Path, *arguments: object, timeout_s: float = 100.0) -> subproce
     )
 
 
+def figure(text: str) -> None:
+    """Tell a measured figure; `pytest -rP` or `-s` shows it."""
+    sys.stdout.write(f"\nfigure: {text}\n")
+
+
 def toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """Write sections of strings, numbers, booleans and lists: for these, JSON's notation is TOML's."""
     lines: list[str] = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.broker import wait_until
-from tests.system.line import LONG, Line, call, is_running
+from tests.system.line import LONG, Line, call, figure, is_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,8 +71,6 @@ def assert_everything_arrived(line: Line, hear: Subscriber) -> None:
     for heard in hear.on("result"):
         result = heard.json
         age_s = heard.at_s + unix_minus_monotonic - recorded[result["seq"]]
-        if age_s > LATE_AFTER_S + 2:
-            assert result["late"], f"{result['seq']} came after {age_s:.1f} s and does not say so"
         if age_s < LATE_AFTER_S - 1:
             assert not result["late"], f"{result['seq']} came after {age_s:.1f} s and calls itself late"
         assert result["verdict"] == by_seq[result["seq"]]["verdict"]
@@ -133,9 +131,10 @@ def test_the_states_of_a_replay(line: Callable[..., Line], images: Path, broker:
     replay = line(port=broker.port, camera={"driver": "folder", "folder": str(images)}).start()
     assert replay.wait(60) == 0, replay.log
     wait_until(lambda: any(heard.payload == b"stopped" for heard in hear.on("availability")), what="stopped")
-    told = [heard.json["state"] for heard in hear.on("state")]
-    states = [state for n, state in enumerate(told) if n == 0 or told[n - 1] != state]
-    assert states == ["preoperational", "initialized", "continuous_execution", "halted"]
+    states = list(dict.fromkeys(heard.json["state"] for heard in hear.on("state")))
+    if "initialized" in states:  # a retained topic tells the latest: a state of milliseconds may be skipped
+        assert states.pop(1) == "initialized"
+    assert states == ["preoperational", "continuous_execution", "halted"]
     assert [heard.payload.decode() for heard in hear.on("availability")] == ["online", "stopped"]
     topics = [heard.topic for heard in hear.heard]
     assert topics[-1] == "availability", "the last word is that it stopped"
@@ -164,12 +163,12 @@ def test_real_images_through_the_whole_chain(
     began = time.monotonic()
     done = call(tmp_path, "train", "--data", chosen, "--out", model, "--json", timeout_s=250)
     assert done.returncode == 0, done.stderr
-    print(f"\nreal images: trained on {len(names(chosen))} in {time.monotonic() - began:.1f} s")
+    figure(f"real images: trained on {len(names(chosen))} in {time.monotonic() - began:.1f} s")
     replay = line(model=model, port=broker.port, camera={"driver": "folder", "folder": str(chosen)}).start()
     began = time.monotonic()
     assert replay.wait(200) == 0, replay.log
     files = names(chosen)
-    print(f"real images: {len(files)} replayed in {time.monotonic() - began:.1f} s")
+    figure(f"real images: {len(files)} replayed in {time.monotonic() - began:.1f} s")
     wait_until(lambda: len(hear.on("result")) >= len(files), what="all results")
     results = [heard.json for heard in hear.on("result")]
     assert [result["seq"] for result in results] == list(range(1, len(files) + 1))
@@ -211,9 +210,9 @@ def test_a_camera_process_killed_at_full_speed_loses_and_repeats_nothing(
     assert_everything_arrived(replay, hear)
 
 
-@pytest.mark.parametrize("camera_dies", [False, True], ids=["broker", "broker_and_camera"])
+@pytest.mark.parametrize("camera_deaths", [[], [8, 12]], ids=["broker", "broker_and_camera"])
 def test_a_broker_that_goes_away_loses_and_repeats_nothing(
-    line: Callable[..., Line], images: Path, broker: Mosquitto, hear: Subscriber, camera_dies: bool
+    line: Callable[..., Line], images: Path, broker: Mosquitto, hear: Subscriber, camera_deaths: list[int]
 ) -> None:
     """Results survive an outage of the broker: all arrive, in order, and those that come late say so."""
     away_s, rate_hz = (60.0, 1.0) if LONG else (8.0, 8.0)
@@ -221,21 +220,25 @@ def test_a_broker_that_goes_away_loses_and_repeats_nothing(
     replay = line(port=broker.port, camera=camera, arguments=["--drain-s", 15]).start()
     replay.wait_log("#5 ", 60)
     broker.stop(gently=True)
-    stopped_s = time.monotonic()
-    if camera_dies:
-        kill_the_camera(replay, [8, 12])
+    stopped_s, stopped_ns = time.monotonic(), time.time_ns()
+    kill_the_camera(replay, camera_deaths)
     wait_until(lambda: time.monotonic() - stopped_s > away_s, away_s + 5, "the outage's end")
     during = len(replay.lines(r" #\d+ "))
+    back_ns = time.time_ns()
     broker.start()
     assert replay.wait(120) == 0, replay.log
     assert during > 20, "the line went on without a broker"
     assert_one_row_per_file(replay, names(images))
     assert_everything_arrived(replay, hear)
-    assert any(heard.json["late"] for heard in hear.on("result"))
+    long_ago = range(stopped_ns + 10**9, back_ns - round(LATE_AFTER_S * 1e9))
+    waited = {row["seq"] for row in replay.rows() if row["recorded_ns"] in long_ago}
+    assert len(waited) >= 5
+    assert waited <= {heard.json["seq"] for heard in hear.on("result") if heard.json["late"]}
+    assert not waited & set(hear.seqs("result/plc")), "a PLC never hears of parts that are gone"
     assert all(row["acked"] for row in replay.rows())
     assert len(replay.lines("WARNING mqtt")) == 1, "one warning per outage"
     assert len(replay.lines("broker 127.0.0.1:.*back after")) == 1
-    print(f"\nbroker away for {away_s:g} s: {replay.lines('back after')}")
+    figure(f"broker away for {away_s:g} s: {replay.lines('back after')}")
 
 
 def test_results_of_a_broker_that_never_came_stay_in_the_outbox(

@@ -1,0 +1,186 @@
+"""Frames keep coming whatever the camera does, and every gap is counted by cause and said once."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lineward.daemon import frames as frames_module
+from lineward.daemon.frames import FrameSource
+from lineward.daemon.health import Alarms, Health
+from lineward.daemon.states import Event, State, StateMachine
+from lineward.drivers.camera import CameraSettingError
+from lineward.drivers.lifecycle import LINK_TRANSITIONS, Link, Step, WrongStepError, follow
+from lineward.drivers.process import CameraProcess
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Station:
+    """The parts around a frame source, all real."""
+
+    def __init__(
+        self, tmp_path: Path, *, memory_mb: float = 1024, silent_s: float = 10, settings=None, **options: object
+    ) -> None:
+        values = {"rate_hz": 100.0, "width": 128, "height": 96, "memory": str(tmp_path / "line"), **options}
+        self.camera = CameraProcess("simulated", values, silence_limit_s=0.6)
+        self.stop = threading.Event()
+        self.health = Health(tmp_path)
+        self.alarms = Alarms()
+        self.changes: list[State] = []
+        self.states = StateMachine(lambda status: self.changes.append(status.state))
+        self.states.handle(Event.MODEL_READY)
+        self.source = FrameSource(
+            self.camera,
+            settings or {},
+            trigger="free_run",
+            memory_mb=memory_mb,
+            silent_s=silent_s,
+            stop=self.stop,
+            states=self.states,
+            alarms=self.alarms,
+            health=self.health,
+            alive=lambda: None,
+        )
+
+    def close(self) -> None:
+        self.source.close()
+
+    def take(self, count: int) -> list[int]:
+        return [frame.frame_id for frame in itertools.islice(self.source, count)]
+
+
+@pytest.mark.parametrize(("link", "step"), list(itertools.product(Link, Step)))
+def test_a_connection_follows_its_table(link: Link, step: Step) -> None:
+    """What the table does not allow is a loud error."""
+    if step in LINK_TRANSITIONS[link]:
+        assert follow(link, step) is LINK_TRANSITIONS[link][step]
+    else:
+        with pytest.raises(WrongStepError, match=f"{step}.*{link}"):
+            follow(link, step)
+
+
+@pytest.mark.parametrize("fault", ["disconnect@20:1s", "crash@20", "hang@20"])
+def test_the_line_resumes_by_itself_and_no_part_is_judged_twice(
+    tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pulled plug, a crash, a hang: one warning, one alarm that clears, and the next part follows the last."""
+    with closing(Station(tmp_path, faults=[fault])) as station, caplog.at_level(logging.INFO, "lineward"):
+        ids = station.take(60)
+        assert ids == sorted(set(ids))
+        missing = sum(station.health.missing.values())
+        assert ids[-1] - ids[0] + 1 - len(ids) <= missing + 8, "at most the frames that waited in a dead process"
+        outages = [record for record in caplog.records if record.levelno == logging.WARNING and "camera" in record.name]
+        assert len([record for record in outages if "frames were" not in record.getMessage()]) == 1
+        assert "camera" not in station.alarms.raised()
+        assert station.health.camera_openings == 2
+        assert station.changes == [
+            State.INITIALIZED,
+            State.CONTINUOUS_EXECUTION,
+            State.ERROR,
+            State.CONTINUOUS_EXECUTION,
+        ]
+
+
+def test_a_silent_camera_that_runs_freely_is_opened_anew(tmp_path: Path) -> None:
+    """A camera process that is well but gets no frames is no reason to wait for ever; a short stall is no outage."""
+    with closing(Station(tmp_path, faults=["stall@20:0.5s"])) as station:
+        station.take(40)
+        assert station.health.camera_openings == 1
+    with closing(Station(tmp_path / "other", silent_s=0.5, faults=["stall@20:60s"], memory=None)) as station:
+        ids = station.take(40)
+        assert station.health.camera_openings == 2
+        assert ids == list(range(40))
+
+
+def test_a_camera_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    """A daemon that starts before its camera has power says so and goes on when it comes."""
+    folder = tmp_path / "images"
+    station = Station(tmp_path)
+    station.camera = station.source._camera = CameraProcess("folder", {"folder": str(folder)})
+    with closing(station):
+        assert not station.source.open()
+        assert str(folder) in station.alarms.raised()["camera"].text
+        assert station.source.link is Link.BACKOFF
+        station.stop.set()
+        assert not station.source.wait_open(), "told to stop while waiting"
+
+
+def test_a_wrong_setting_is_told_at_the_first_opening_and_not_retried(tmp_path: Path) -> None:
+    """Waiting will not mend a configuration."""
+    with (
+        closing(Station(tmp_path, settings={"ExposureTime": -5})) as station,
+        pytest.raises(CameraSettingError, match="ExposureTime"),
+    ):
+        station.source.open()
+    assert station.camera.pid is None
+
+
+def test_lost_frames_are_counted_by_cause_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand lost frames are one warning with a remedy, one line when it is over, and an exact count."""
+    monkeypatch.setattr(frames_module, "RECOVERED_S", 0.2)
+    faults = ["drop@10:2", "drop@20:3", "drop@25:1"]
+    with closing(Station(tmp_path, faults=faults)) as station, caplog.at_level(logging.INFO, "lineward"):
+        seen = []
+        for frame in itertools.islice(station.source, 80):
+            seen.append(frame.frame_id)
+            if station.source.link is Link.DEGRADED and "frames" not in station.alarms.raised():
+                pytest.fail("an alarm stands as long as the connection is degraded")
+        gaps = seen[-1] - seen[0] + 1 - len(seen)
+        assert sum(station.health.missing.values()) == gaps >= 6
+        assert station.health.missing["camera_gap"] == 6
+        texts = [record.getMessage() for record in caplog.records]
+        spells = [text for text in texts if text.startswith("frames were not inspected")]
+        assert len(spells) == len([text for text in texts if "the spell cost" in text]) >= 1
+        assert len(spells) < 3
+        assert "check the link's bandwidth" in spells[0]
+        assert station.source.link is Link.STREAMING
+
+
+def test_a_camera_process_beyond_its_memory_budget_is_replaced_between_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leaking producer costs a planned change of process, not a crash: no outage, no alarm, no part twice."""
+    monkeypatch.setattr(frames_module, "LOOK_EVERY_S", 0.1)
+    with closing(Station(tmp_path, memory_mb=1)) as station:
+        ids = station.take(40)
+        assert ids == sorted(set(ids))
+        assert station.health.camera_recycles >= 1
+        assert station.health.camera_openings == station.health.camera_recycles + 1
+        assert station.changes == [State.INITIALIZED, State.CONTINUOUS_EXECUTION]
+        assert not station.alarms.raised()
+
+
+def test_the_loop_is_told_to_stop_within_a_look(tmp_path: Path) -> None:
+    """SIGTERM must not wait for a part that does not come."""
+    with closing(Station(tmp_path, faults=["stall@5:60s"])) as station:
+        threading.Timer(0.5, station.stop.set).start()
+        began = time.monotonic()
+        assert station.take(100)
+        assert time.monotonic() - began < 10, "a stalled camera would have lasted a minute"
+
+
+def test_a_killed_camera_process_is_an_outage_of_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """SIGKILL from outside, five times: five outages, five warnings, no part twice."""
+    with closing(Station(tmp_path)) as station, caplog.at_level(logging.INFO, "lineward"):
+        ids = []
+        for _ in range(5):
+            ids += station.take(10)
+            assert station.camera.pid is not None
+            os.kill(station.camera.pid, signal.SIGKILL)
+        ids += station.take(30)
+        assert ids == sorted(set(ids))
+        warnings = [record for record in caplog.records if "SIGKILL" in record.getMessage() and record.levelno == 30]
+        assert len([record for record in warnings if record.name == "lineward.camera"]) == 5
+        assert station.health.camera_openings == 6

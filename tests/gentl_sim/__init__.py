@@ -1,0 +1,1 @@
+"""A simulated GenTL producer in C, and what switches it."""
