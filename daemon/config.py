@@ -78,7 +78,8 @@ class SimulatedCamera(_Camera):
     faults: list[str | dict[str, str | int | float]] = Field(
         default_factory=list, description="Scripted faults, as the reference lists them."
     )
-    limit: int | None = Field(None, ge=1, description="Stop after this many parts; empty: go on for ever.")
+    start_index: int = Field(0, ge=0, description="Index of the first part.")
+    limit: int | None = Field(None, ge=1, description="Stop before the part of this index; empty: go on for ever.")
     prerender: int = Field(0, ge=0, le=256, description="Frames rendered at start and replayed (benchmarks).")
 
 

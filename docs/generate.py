@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 import tempfile
 import types
@@ -27,6 +28,7 @@ from lineward.daemon.health import Health
 from lineward.daemon.result import V_CODE, CameraRef, Latency, ModelRef, Result
 from lineward.daemon.states import State
 from lineward.drivers import pixels
+from lineward.drivers.camera import Cause
 from lineward.drivers.simulation import faults
 from lineward.drivers.simulation.defects import Defect
 from lineward.drivers.simulation.products import PRODUCTS
@@ -390,10 +392,21 @@ STATES = {
 
 ALARMS = {
     "camera": "The camera is gone, refused a setting, or its process was killed. It is opened anew.",
+    "frames": "Frames are being lost (severity `warning`); the text names causes and remedies.",
     "storage": "The ledger cannot be written; results wait in memory.",
     "images": "Images for review cannot be kept.",
     "model": "A part could not be judged.",
     "provider": "A wished ONNX Runtime provider is not there; another one judges (severity `warning`).",
+}
+
+CAUSES = {
+    Cause.CAMERA_GAP: "The camera's frame numbers jumped.",
+    Cause.INCOMPLETE: "Packets were lost on the way.",
+    Cause.UNDERRUN: "The producer had no buffer to write to.",
+    Cause.OVERRUN: "Inspection was slower than the camera; the oldest waiting frame was given up.",
+    Cause.BROKEN_FILE: "A file of a replay could not be read.",
+    Cause.TRIGGER_MISSED: "A trigger was given and no frame came.",
+    Cause.LOST_WITH_PROCESS: "Frames waited in a camera process that died.",
 }
 
 STATS = {
@@ -418,6 +431,8 @@ def mqtt_page() -> str:
     plc = json.loads(EXAMPLE.plc_payload())
     expect_keys("PLC_FIELDS", PLC_FIELDS, list(plc))
     expect_keys("STATES", STATES, list(State))
+    expect_keys("CAUSES", CAUSES, list(Cause))
+    expect_keys("ALARMS", sorted(ALARMS), alarm_ids())
     with tempfile.TemporaryDirectory() as folder:
         expect_keys("STATS", STATS, list(Health(Path(folder)).stats()))
     verdicts = ", ".join(f"{number} {word}" for word, number in V_CODE.items())
@@ -513,8 +528,18 @@ def mqtt_page() -> str:
                     ("`images`", "`kept` and `dropped` images for review."),
                 ],
             ),
+            "Causes of `missing_frames`; each missing frame is counted under one:",
+            "",
+            table(("cause", "meaning"), [(code(k), v) for k, v in CAUSES.items()]),
         ]
     )
+
+
+def alarm_ids() -> list[str]:
+    """Find the ids of all alarms that the daemon raises."""
+    daemon = Path(config_module.__file__).parent
+    code_ = "".join(path.read_text(encoding="utf-8") for path in sorted(daemon.glob("*.py")))
+    return sorted(set(re.findall(r'alarms\.set\(\s*"(\w+)"', code_)))
 
 
 def flat_keys(record: dict[str, Any], prefix: str = "") -> Iterator[str]:

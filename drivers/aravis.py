@@ -7,8 +7,10 @@ noticed by `gvcp.Pulse` after 1.6 s of silence, where Aravis takes 5 to 6 s.
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lineward.drivers import aravis_features as features
@@ -38,12 +40,13 @@ if TYPE_CHECKING:
 _SLICE_S = 0.1  # how long a wait for a frame may take before the camera's pulse is felt
 _TEMPERATURE_EVERY_S = 10.0
 _STRAY_S = 0.15  # one frame was seen within 0.1 s after the start, though trigger mode was on
+_RELEASE_S = 0.5
 _LATE_S = 0.25  # how long after it was given up a trigger's frame may still come
 
 
 def discover(address: str = "") -> list[CameraInfo]:
     """List the cameras on all networks and USB ports; takes 1 s, which is how long GigE Vision waits for answers."""
-    return [candidate.info for candidate in listed(address)]
+    return [replace(c.info, access=c.access()) for c in listed(address)]
 
 
 class AravisCamera:
@@ -100,9 +103,6 @@ class AravisCamera:
         candidate = choose(self._serial, self._user_id, self._address)
         info = candidate.info
         self._label = f"camera {info.vendor} {info.name} (serial {info.serial or 'none'})"
-        if candidate.address and gvcp.in_use(candidate.address):
-            # Asked beforehand: Aravis opens such a camera without control after 2.5 s, and needs 2.5 s to let go of it.
-            raise CameraBusyError(f"{self._label} is open in another program; close that program")
         self._connect(candidate)
         self._losses, self._frames, self._lost, self._control_lost = Losses(), 0, False, False
         self._temperature = (-_TEMPERATURE_EVERY_S, None)
@@ -114,13 +114,17 @@ class AravisCamera:
         try:
             self._camera = aravis.Camera.new(candidate.aravis_id)
         except glib.Error as error:
+            if error.matches(aravis.device_error_quark(), aravis.DeviceError.PROTOCOL_ERROR_ACCESS_DENIED):
+                raise CameraBusyError(f"{self._label} is open in another program; close that program") from error
             raise CameraLostError(
                 f"{self._label} is listed but cannot be opened: {features.reason(error)}; check its cable and power"
             ) from error
         self._device = self._camera.get_device()
         if candidate.address and not self._device.is_controller():
+            # Aravis opens such a camera all the same. Reading the control register first would be quicker, but Aravis'
+            # simulated camera takes every reader's question for a heartbeat, and would stay taken as long as we ask.
             self.close()
-            raise CameraBusyError(f"{self._label} was opened by another program in the same moment; close that program")
+            raise CameraBusyError(f"{self._label} is open in another program; close that program")
         self._signal = self._device.connect("control-lost", self._note_control_lost)
         self._camera.set_range_check_policy(aravis.RangeCheckPolicy.ENABLE)
 
@@ -187,12 +191,13 @@ class AravisCamera:
         if stream is None:
             return
         self._outstanding = None
-        if not self._lost:
+        if not self._is_lost():
             try:
                 self._camera.stop_acquisition()
             except Exception:  # noqa: BLE001 - a lost camera cannot be stopped; close or the next call tells
                 self._lost = True
-        stream.close()
+        if not self._is_lost():
+            stream.close()
         self._losses.settle()
 
     def trigger(self) -> int:
@@ -306,13 +311,24 @@ class AravisCamera:
         return CameraHealth(frames=self._frames, missing=dict(self._losses.total), temperature_c=temperature)
 
     def close(self) -> None:
-        """Let go of the camera; takes up to 5 s when it does not answer, because Aravis tells it good-bye."""
+        """Let go of the camera, in the background when it does not answer."""
+        stream = self._stream
         self.stop()
         self._pulse.close()
         device, self._device, self._camera = self._device, None, None
-        if device is not None and self._signal:
+        if device is None:
+            return
+        if self._signal:
             device.disconnect(self._signal)
             self._signal = 0
+        held = [stream, device]
+        del stream, device
+        if self._is_lost():
+            # Aravis says good-bye to a camera that is not there, which takes 8 s. When it is back meanwhile, control
+            # given back this way frees it at once instead of after its own time-out, usually 3 s.
+            releasing = threading.Thread(target=held.clear, name="aravis-release", daemon=True)
+            releasing.start()
+            releasing.join(_RELEASE_S)
 
     def _open_device(self, call: str) -> Any:
         if self._device is None:

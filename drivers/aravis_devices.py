@@ -19,6 +19,12 @@ class Candidate:
     aravis_id: str
     address: str
 
+    def access(self) -> str:
+        """Ask whether it is open in some program; USB gives no answer to that."""
+        if not self.address:
+            return "unknown"
+        return "in use" if gvcp.in_use(self.address) else "available"
+
 
 def listed(address: str = "") -> list[Candidate]:
     """Ask all networks and USB ports, 1 s; or only the camera at an address, at most 0.6 s."""
@@ -73,7 +79,6 @@ def _describe(aravis: Any, index: int) -> Candidate:
             user_id=identity.user_id if identity else "",
             transport=_TRANSPORTS.get(protocol, protocol),
             producer="Aravis 0.8",
-            access=_access(address),
         ),
         aravis.get_device_id(index),
         address,
@@ -92,12 +97,5 @@ def _at(address: str) -> list[Candidate]:
         user_id=identity.user_id,
         transport="GEV",
         producer="Aravis 0.8",
-        access=_access(address),
     )
     return [Candidate(info, address, address)]
-
-
-def _access(address: str) -> str:
-    if not address:
-        return "unknown"
-    return "in use" if gvcp.in_use(address) else "available"

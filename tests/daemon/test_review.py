@@ -57,7 +57,7 @@ def keep(store: ReviewStore, ledger: Ledger, result: Result, image: np.ndarray) 
 
 @pytest.mark.parametrize("colour", [False, True])
 def test_a_kept_image_is_lossless_and_knows_its_part(
-    tmp_path: Path, ledger: Ledger, make_result: Callable[..., Result], colour: bool
+    tmp_path: Path, ledger: Ledger, make_result: Callable[..., Result], *, colour: bool
 ) -> None:
     """What the technician sees is exactly what the model saw; a lost database can be rebuilt from the side-cars."""
     store, troubles = make_store(tmp_path, ledger)

@@ -25,19 +25,30 @@ LONG = os.environ.get("LINEWARD_LONG") == "1"
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Nothing of this machine's user: cache and temporary files below ``folder``, no colours, no journal."""
+    """Nothing of this machine's user: cache and temporary files below ``folder``, no colours, no journal.
+
+    Official builds of ONNX Runtime from 1.29 on report to their maker unless told not to: tests stay on this machine.
+    """
     temporary = folder / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if name not in {"JOURNAL_STREAM", "FORCE_COLOR"}}
-    return {**kept, "XDG_CACHE_HOME": str(folder / "cache"), "TMPDIR": str(temporary), "NO_COLOR": "1"}
+    return {
+        **kept,
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "TMPDIR": str(temporary),
+        "NO_COLOR": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
 
 
-def call(folder: Path, *arguments: object, timeout_s: float = 100.0) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end and return what it said."""
+def call(
+    folder: Path, *arguments: object, timeout_s: float = 100.0, without: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end and return what it said; variables of ``without`` are not in its environment."""
     return subprocess.run(
         [str(LINEWARD), *map(str, arguments)],
         cwd=folder,
-        env=environment(folder),
+        env={name: value for name, value in environment(folder).items() if name not in without},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

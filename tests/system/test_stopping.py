@@ -91,9 +91,7 @@ def test_while_the_genicam_camera_is_not_there(
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_while_the_model_loads(
-    line: Callable[..., Line], broker: Mosquitto, hear: Subscriber, number: signal.Signals
-) -> None:
+def test_while_the_model_loads(line: Callable[..., Line], broker: Mosquitto, number: signal.Signals) -> None:
     """The first second of a start, with model and camera process on their way, can be interrupted."""
     known = shared_memory()
     made = line(port=broker.port, camera=SIMULATED).start()

@@ -1,0 +1,110 @@
+"""A disk that is full or read-only: results still go out, one alarm, one warning, and rows are written afterwards."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.broker import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.broker import Mosquitto, Subscriber
+    from tests.system.line import Line
+
+pytestmark = pytest.mark.system
+
+CAMERA: dict[str, Any] = {"driver": "simulated", "width": 320, "height": 256, "rate_hz": 20, "defect_rate": 0.5}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "lineward-test", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+
+def changes(hear: Subscriber, name: str) -> list[bool]:
+    """Raised or cleared, each change once."""
+    told = [heard.json[name]["raised"] for heard in hear.on("alarm") if name in heard.json]
+    return [raised for n, raised in enumerate(told) if n == 0 or told[n - 1] != raised]
+
+
+@pytest.mark.parametrize("keep_per_hour", [0, 200], ids=["results", "results_and_images"])
+def test_a_full_disk_does_not_stop_the_line(
+    line: Callable[..., Line], small_disk: Path, broker: Mosquitto, hear: Subscriber, keep_per_hour: int
+) -> None:
+    """With no byte left every part is still answered; with room again all rows are written and the alarm is cleared."""
+    review = {"keep_per_hour": keep_per_hour}
+    made = line(port=broker.port, camera=CAMERA, storage={"root": str(small_disk)}, review=review).start()
+    made.wait_log("#5 ")
+    fill(small_disk / "filler")
+    wait_until(lambda: changes(hear, "storage") == [True], 30, "alarm storage")
+    assert "full" in hear.on("alarm")[-1].json["storage"]["text"]
+    count = len(hear.on("result"))
+    wait_until(lambda: len(hear.on("result")) >= count + 40, 20, "results with a full disk")
+    (small_disk / "filler").unlink()
+    if keep_per_hour:  # the images may have filled the little disk themselves
+        shutil.rmtree(small_disk / "images", ignore_errors=True)
+    wait_until(lambda: changes(hear, "storage")[:2] == [True, False], 20, "alarm cleared")
+    code, _ = made.end()
+    assert code == 0, made.log
+    assert "Traceback" not in made.log
+    rows = made.rows()
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1)), "rows that waited were written"
+    assert hear.seqs() == [row["seq"] for row in rows]
+    frames = [row["frame_id"] for row in rows]
+    assert frames == sorted(set(frames))
+    assert len(made.lines("WARNING .*the disk of")) <= changes(hear, "storage").count(True), made.log
+
+
+def test_a_read_only_folder_does_not_stop_the_line(
+    line: Callable[..., Line], small_disk: Path, broker: Mosquitto, hear: Subscriber
+) -> None:
+    """A folder that cannot be written from the start: answers go out, one alarm says what to do, one warning."""
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    made = line(port=broker.port, camera={**CAMERA, "limit": 40}, storage={"root": str(small_disk / "deep")}).start()
+    assert made.wait(30) == 0, made.log
+    assert "Traceback" not in made.log
+    wait_until(lambda: len(hear.on("result")) == 40, what="all results")
+    assert hear.seqs() == list(range(1, 41))
+    assert changes(hear, "storage") == [True]
+    alarm = hear.on("alarm")[-1].json["storage"]
+    assert str(small_disk) in alarm["text"]
+    assert "check" in alarm["text"], "it says what to do"
+    assert len(made.lines(f"WARNING .*{small_disk}.*cannot be written")) == 1, made.log
+
+
+def test_a_storage_root_that_is_a_file_does_not_stop_the_line(
+    line: Callable[..., Line], tmp_path: Path, broker: Mosquitto, hear: Subscriber
+) -> None:
+    """The same where the folder's name belongs to a file."""
+    (tmp_path / "occupied").write_text("not a folder")
+    root = str(tmp_path / "occupied")
+    made = line(port=broker.port, camera={**CAMERA, "limit": 20}, storage={"root": root}).start()
+    assert made.wait(30) == 0, made.log
+    assert "Traceback" not in made.log
+    wait_until(lambda: len(hear.on("result")) == 20, what="all results")
+    assert changes(hear, "storage") == [True]
