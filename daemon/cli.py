@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if type(error).__module__.startswith("lineward."):
             fail(error)
         raise
+    except OSError as error:
+        fail(f"{error.filename or ''}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -119,15 +121,24 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     raise typer.Exit(0 if all(finding.fine for finding in findings) else 1)
 
 
-@app.command(epilog="Example: `lineward cameras --producer viky`")
-def cameras(
-    producer: Annotated[
-        list[str] | None,
-        typer.Option(help='A GenTL producer (.cti file), or "viky"; repeat for several. Else GENICAM_GENTL64_PATH.'),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the GenICam cameras that the producers see."""
+cameras_app = typer.Typer(
+    help="List the GenICam cameras that the producers see, or tune one.",
+    invoke_without_command=True,
+    epilog="Example: `lineward cameras --producer viky`",
+)
+app.add_typer(cameras_app, name="cameras")
+
+ProducerOption = Annotated[
+    list[str] | None,
+    typer.Option(help='A GenTL producer (.cti file), or "viky"; repeat for several. Else GENICAM_GENTL64_PATH.'),
+]
+
+
+@cameras_app.callback()
+def cameras(context: typer.Context, producer: ProducerOption = None, as_json: JsonOption = False) -> None:
+    """List the GenICam cameras that the producers see, or tune one."""
+    if context.invoked_subcommand is not None:
+        return
     from dataclasses import asdict
 
     from lineward.drivers import registry
@@ -145,6 +156,40 @@ def cameras(
             info.serial, info.user_id, info.name, info.vendor, info.access, info.transport, Path(info.producer).name
         )
     Console().print(table if found else "no camera found: check power, cable and the producer's own viewer")
+
+
+@cameras_app.command(
+    epilog="Example: `lineward cameras tune --serial 0 --producer viky --set PixelFormat=Mono8 --save camera.toml`"
+)
+def tune(
+    serial: Annotated[str, typer.Option(help="Serial number of the camera.")],
+    producer: ProducerOption = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Write a feature; repeat, in order.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Measure for so long; Ctrl-C ends it sooner.")] = 10.0,
+    save: Annotated[Path | None, typer.Option(help="Write camera and settings as TOML.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Grab from one camera and show rate, losses, latency, and brightness and sharpness per zone."""
+    from rich.console import Console
+
+    from lineward.daemon import service
+    from lineward.daemon import tune as tuning
+    from lineward.drivers.process import CameraProcess
+
+    settings = dict(tuning.parse_setting(text) for text in set_ or [])
+    selector = {"producers": producer or [], "serial": serial}
+    with service.stop_on_signals() as stop:
+        live = not as_json and sys.stderr.isatty()
+        camera = CameraProcess("genicam", selector)
+        readings = tuning.tune(camera, settings, seconds=seconds, stop=stop, live=live)
+    if as_json:
+        print_json(readings.to_json())
+    else:
+        Console().print(readings.table())
+    if save is not None:
+        tuning.save_settings(save, tuning.settings_toml("genicam", selector, readings.applied))
 
 
 @app.command(epilog="Example: `lineward train --data images/ --out tiles.lward`")

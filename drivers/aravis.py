@@ -127,6 +127,9 @@ class AravisCamera:
             raise CameraBusyError(f"{self._label} is open in another program; close that program")
         self._signal = self._device.connect("control-lost", self._note_control_lost)
         self._camera.set_range_check_policy(aravis.RangeCheckPolicy.ENABLE)
+        with suppress(glib.Error):
+            # A process that was killed leaves its camera acquiring, with locked features and for a socket that is gone.
+            self._camera.stop_acquisition()
 
     def _note_control_lost(self, _device: Any) -> None:
         """Set a flag and nothing else: this runs in Aravis' heartbeat thread."""

@@ -35,7 +35,3 @@ class TestAravis(CameraContract):
 
 class TestAravisInAProcessOfItsOwn(Isolated, TestAravis):
     pass
-
-
-class TestAravisInColour(TestAravis):
-    settings = TestAravis.settings | {"PixelFormat": "RGB8"}

@@ -58,8 +58,12 @@ def test_viky_is_inspected_at_its_full_rate(line: Callable[..., Line], broker: M
 
 @pytest.mark.parametrize(
     "camera",
-    [{"driver": "simulated", "width": 2448, "height": 2048, "rate_hz": 5, "prerender": 2}, VIKY],
-    ids=["simulated_5mp", "viky"],
+    [
+        {"driver": "simulated", "rate_hz": 20},
+        {"driver": "simulated", "width": 2448, "height": 2048, "rate_hz": 5, "prerender": 1},
+        VIKY,
+    ],
+    ids=["simulated", "simulated_5mp", "viky"],
 )
 def test_start_to_ready_and_memory(line: Callable[..., Line], broker: Mosquitto, camera: dict[str, Any]) -> None:
     """Both processes together stay below the memory they are allowed; the time to readiness is told, not judged."""
@@ -82,7 +86,10 @@ def test_the_line_goes_on_by_itself_after_every_scripted_fault(
     last = 110
     faults = ["drop@10:3", "incomplete@16", "stall@20:1s", "disconnect@40:1s", "crash@60", "hang@80"]
     camera = {
-        **{"driver": "simulated", "width": 320, "height": 256, "rate_hz": 20, "silence_s": 2.0},
+        "driver": "simulated",
+        "width": 320,
+        "height": 256,
+        "rate_hz": 20,
         "faults": [*faults, f"stall@{last}:600s"],
     }
     made = line(port=broker.port, camera=camera).start()
@@ -114,7 +121,8 @@ def test_the_line_goes_on_by_itself_after_every_scripted_fault(
         ("disconnect 1 s", "crash", "hang"), changed[::2], changed[1::2], strict=True
     ):
         figure(f"after {name} the camera streams again {cleared_s - raised_s:.2f} s later")
-    assert len(made.lines("WARNING camera: .*")) == 3 + len(made.lines("WARNING camera: frames were not inspected"))
+    warnings = [text for text in made.lines("WARNING") if "frames were not inspected" not in text]
+    assert len(warnings) == 3, f"one warning per outage: {warnings}"
     states = [heard.json["state"] for heard in hear.on("state")]
     assert states.count("error") == 3
     assert "Traceback" not in made.log

@@ -63,7 +63,7 @@ def test_wrong_usage_ends_with_2_and_one_line(tmp_path: Path, arguments: list[st
 
 
 @pytest.mark.parametrize("parts", [True, False], ids=["parts", "no_parts"])
-def test_one_line_per_part_unless_turned_off(line: Callable[..., Line], broker: Mosquitto, parts: bool) -> None:  # noqa: FBT001 - a setting of the configuration
+def test_one_line_per_part_unless_turned_off(line: Callable[..., Line], broker: Mosquitto, *, parts: bool) -> None:
     """The log has one line per part with number, part, verdict, confidence and time; a setting turns them off."""
     camera = {"driver": "simulated", "width": 320, "height": 256, "rate_hz": 0, "limit": 25}
     made = line(port=broker.port, camera=camera, log={"parts": parts}).start()
