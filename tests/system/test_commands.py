@@ -43,7 +43,7 @@ def test_the_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["predict"], "model"),
+        (["predict"], "IMAGE"),
         (["predict", "--model", "x.lward"], "IMAGE"),
         (["train", "--data", "."], "out"),
         (["run", "--confg", "x"], "confg"),
