@@ -33,6 +33,8 @@ lint: setup
 
 bench: setup
 	$(BIN)/lineward bench
+	$(BIN)/python bench/ledger.py
+	$(BIN)/python bench/delivery.py
 
 # Hashes for every platform, no index address. Needs uv.
 lock:

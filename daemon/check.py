@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lineward.daemon.mqtt import Connection
+from lineward.daemon.publish import why
 from lineward.daemon.service import endpoint, load_session
 from lineward.drivers.camera import CameraError, Frame
 from lineward.drivers.process import CameraProcess
@@ -110,5 +111,5 @@ def check_broker(config: Config) -> Finding:
             BROKER_S
         )
     except OSError as error:
-        return Finding("broker", False, f"{broker}: {error}; check [mqtt] and that the broker runs")
+        return Finding("broker", False, f"{broker}: {why(error)}")
     return Finding("broker", True, f"{broker}: connected")

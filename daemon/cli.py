@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file (TOML).", show_default=True)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON object and nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON value and nothing else.")]
 DEFAULT_CONFIG = Path("/etc/lineward/lineward.toml")
 
 
@@ -79,7 +79,10 @@ def demo(
     headless: Annotated[bool, typer.Option("--headless", help="No progress bars and no colours.")] = False,
     product: Annotated[str, typer.Option(help="Which simulated product passes by.")] = "bracket",
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Where model, ledger and images are kept.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--folder", help="Where model, ledger and images are kept.", show_default="$XDG_CACHE_HOME/lineward/demo"
+        ),
     ] = None,
 ) -> None:
     """Run a whole line on this machine: simulated camera, model, inspection, MQTT broker."""
@@ -92,7 +95,10 @@ def demo(
 def run(
     config: ConfigOption = DEFAULT_CONFIG,
     drain_s: Annotated[
-        float, typer.Option(min=0, help="After a replay: seconds to wait until the broker has acknowledged all.")
+        float,
+        typer.Option(
+            min=0, help="After a replay: seconds to wait until the broker has acknowledged all; after SIGTERM always 1."
+        ),
     ] = 10.0,
 ) -> None:
     """Run the service: inspect until told to stop."""
@@ -110,8 +116,11 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     """Check configuration, storage, model, camera and broker; say what is wrong and what to do."""
     from lineward.daemon.check import check_all
     from lineward.daemon.config import load_config
+    from lineward.daemon.service import refuse_unsupported
 
-    findings = check_all(load_config(config))
+    loaded = load_config(config)
+    refuse_unsupported(loaded)
+    findings = check_all(loaded)
     if as_json:
         print_json([finding.to_json() for finding in findings])
     else:
@@ -197,7 +206,9 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder with good/** and defect/TYPE/**, and groups.csv if there is one.")],
     out: Annotated[Path, typer.Option(help="The bundle to write (.lward).")],
     product: Annotated[str | None, typer.Option(help="Product name; else the name of the bundle.")] = None,
-    tier: Annotated[str, typer.Option(help="quick: frozen backbone, seconds on a CPU.")] = "quick",
+    tier: Annotated[
+        str, typer.Option(help="Training tier; this version has quick only: frozen backbone, seconds on a CPU.")
+    ] = "quick",
     seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -243,8 +254,9 @@ def predict(
         print_json(predictions)
     else:
         for row in predictions:
+            defect = "     -" if row["defect_probability"] is None else f"{row['defect_probability']:6.1%}"
             typer.echo(
-                f"{row['verdict'].upper():<7s} {row['confidence']:6.1%}  defect {row['defect_probability']:6.1%} "
+                f"{row['verdict'].upper():<9s} {row['confidence']:6.1%}  defect {defect} "
                 f"{row['ms']:7.1f} ms  {row['file']}"
             )
     for error in errors:

@@ -42,7 +42,8 @@ class Station(_Section):
 
 class _Camera(_Section):
     trigger: Literal["free_run", "software", "hardware"] = Field(
-        "free_run", description="What starts an exposure: the camera itself, a command, or an electrical signal."
+        "free_run",
+        description="What starts an exposure: the camera itself, an electrical signal, or a command.",
     )
     settings: dict[str, str | int | float | bool] = Field(
         default_factory=dict,
@@ -90,7 +91,7 @@ class FolderCamera(_Camera):
     folder: Path = Field(Path("images"), description="Folder of PNG, JPEG, TIFF or BMP files, read in sorted order.")
     loop: bool = Field(False, description="Begin again after the last file.")
     rate_hz: float = Field(0.0, ge=0, le=1000, description="Files per second; 0: as fast as taken, none dropped.")
-    significant_bits: int = Field(16, ge=9, le=16, description="Bits that carry the picture in a 16-bit file.")
+    significant_bits: int = Field(16, ge=8, le=16, description="Bits that carry the picture in a 16-bit file.")
 
 
 class GenicamCamera(_Camera):

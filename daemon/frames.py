@@ -97,7 +97,7 @@ class FrameSource:
         self._alarms = alarms
         self._health = health
         self._alive = alive
-        self._outage = Outage(log, "camera")
+        self._outage = Outage(log, "link")
         self._attempt = 0
         self._error = CameraError("not opened yet")
         self._applied: Mapping[str, Setting] = {}
@@ -142,7 +142,7 @@ class FrameSource:
         self._looked_at = self._frame_at = time.monotonic()
         self._health.camera_openings += 1
         self._outage.over()
-        self._alarms.set("camera", "")
+        self._alarms.set("camera", "", logged=True)
         settings = ", ".join(f"{name}={value}" for name, value in self._applied.items())
         log.info("%s (serial %s) streams%s", self.info.name, self.info.serial, f"; {settings}" if settings else "")
         if self._states.status.state in {State.INITIALIZED, State.ERROR}:
@@ -198,7 +198,7 @@ class FrameSource:
         self._go(Step.FAIL)
         self._outage.failed(error)
         self._error = error
-        self._alarms.set("camera", f"camera: {error}")
+        self._alarms.set("camera", f"camera: {error}", logged=True)
         if self._states.status.state is not State.PREOPERATIONAL:  # while the model loads, that is the reason
             self._states.handle(Event.FAULT, "camera_lost")
         self._camera.close()
@@ -244,11 +244,11 @@ class FrameSource:
             if self.link is Link.STREAMING:
                 text = "; ".join(f"{n} by {cause}: {_REMEDY.get(cause, '')}" for cause, n in lost.items())
                 log.warning("frames were not inspected, %s (all are counted in stats)", text)
-                self._alarms.set("frames", f"frames are lost, {text}", severity="warning")
+                self._alarms.set("frames", f"frames are lost, {text}", severity="warning", logged=True)
             self._go(Step.LOSE_FRAMES)
         elif self.link is Link.DEGRADED and now - self._lost_at > RECOVERED_S:
             text = ", ".join(f"{n} by {cause}" for cause, n in self._lost_frames.items())
             log.info("no frame was lost for %.0f s; the spell cost %s", RECOVERED_S, text)
             self._lost_frames.clear()
-            self._alarms.set("frames", "")
+            self._alarms.set("frames", "", logged=True)
             self._go(Step.RECOVER)

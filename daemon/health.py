@@ -53,8 +53,11 @@ class Alarms:
         self._lock = threading.Lock()
         self.on_change = on_change
 
-    def set(self, alarm_id: str, text: str, *, severity: str = "error") -> None:
-        """Raise an alarm, or clear it when ``text`` is empty. Saying the same again does nothing."""
+    def set(self, alarm_id: str, text: str, *, severity: str = "error", logged: bool = False) -> None:
+        """Raise an alarm, or clear it when ``text`` is empty. Saying the same again does nothing.
+
+        ``logged``: the caller has written its own line already, so this one goes to DEBUG.
+        """
         with self._lock:
             known = self._alarms.get(alarm_id)
             raised = bool(text)
@@ -68,11 +71,18 @@ class Alarms:
             severity = severity if raised or known is None else known.severity
             self._alarms[alarm_id] = Alarm(raised, severity, kept, since)
             snapshot = {name: alarm.to_json() for name, alarm in self._alarms.items()}
-        fields = {"ALARM": alarm_id}
+        extra = {"fields": {"ALARM": alarm_id}}
         if raised and not was_raised:
-            log.warning("alarm %s: %s", alarm_id, text, extra={"fields": fields})
-        elif not raised:
-            log.info("alarm %s is over: %s", alarm_id, kept, extra={"fields": fields})
+            log.log(logging.DEBUG if logged else logging.WARNING, "alarm %s: %s", alarm_id, text, extra=extra)
+        elif not raised and known is not None:
+            lasted_s = (time.time_ns() - known.since_unix_ns) / 1e9
+            log.log(
+                logging.DEBUG if logged else logging.INFO,
+                "alarm %s is over after %.1f s",
+                alarm_id,
+                lasted_s,
+                extra=extra,
+            )
         self.on_change(snapshot)
 
     def raised(self) -> dict[str, Alarm]:

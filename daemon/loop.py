@@ -73,7 +73,7 @@ def inspect(
         if result.image is not None:
             review.keep(frame.image, result)  # trouble here is reported, never stops the line
         log_part(result)
-        alarms.set("storage", ledger.trouble)
+        alarms.set("storage", ledger.trouble, logged=True)
         results.beat()
         health.beat(result)
 
@@ -84,7 +84,10 @@ def judge_safely(judge: Judge, frame: Frame, alarms: Alarms) -> Verdict:
         verdict = judge(frame.image)
     except Exception as error:  # whatever goes wrong in there, the part must get its answer
         log.debug("judging frame %d failed", frame.frame_id, exc_info=True)
-        alarms.set("model", f"a part could not be judged: {error}; if it lasts, promote another model")
+        alarms.set(
+            "model",
+            f"a part could not be judged: {error}; if it lasts, name another model in inspection.model and restart",
+        )
         return Verdict(Decision.UNDECIDED, "error", 0.0, 0.0, 0.0)
     alarms.set("model", "")
     return verdict
@@ -125,7 +128,7 @@ def draft_result(
         exposure_device_ns=frame.device_ns,
         deadline_unix_ns=trigger_unix_ns + round(station.deadline_ms * 1e6) if camera.realtime else None,
         latency=Latency(
-            grab=(taken_ns - frame.received_ns) / 1e6,
+            grab=max(0, taken_ns - trigger_ns) / 1e6,
             prepare=verdict.prepare_ms,
             infer=verdict.infer_ms,
             decide=verdict.decide_ms,

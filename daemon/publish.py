@@ -276,7 +276,7 @@ class Publisher:
         self._last_error = error
         ended_by_broker = isinstance(error, LostError) and "nothing" not in str(error)
         self._quick_losses = self._quick_losses + 1 if 0 < lived_s < QUICK_LOSS_S and ended_by_broker else 0
-        self._reason = _why(error)
+        self._reason = why(error)
         if getattr(error, "code", 0) == TAKEN_OVER or self._quick_losses >= 3:
             self._takeover_s = time.monotonic()
             self._reason = self._takeover_text()
@@ -303,6 +303,8 @@ class Publisher:
                 self._answer(link)
                 self._deliver(link)
                 self._tick(link)
+            self._tick(link)
+            self._publish_stats(link)  # the retained figures must be the final ones
             link.publish(self._base + "availability", b"stopped", retain=True)
             self._take(link.finish(1.0))
         finally:
@@ -428,20 +430,24 @@ class Publisher:
                 link.publish(self._base + "heartbeat", str(self._heartbeat).encode())
         if now >= self._due["stats"]:
             self._due["stats"] = now + STATS_S
-            if self._stats is not None:
-                try:
-                    payload = _json(self._stats())
-                except Exception:  # somebody else's numbers must not cut the line off
-                    log.exception("stats are not published")
-                else:
-                    link.publish(self._base + "stats", payload, retain=True)
+            self._publish_stats(link)
+
+    def _publish_stats(self, link: Connection) -> None:
+        if self._stats is None:
+            return
+        try:
+            payload = _json(self._stats())
+        except Exception:  # somebody else's numbers must not cut the line off
+            log.exception("stats are not published")
+        else:
+            link.publish(self._base + "stats", payload, retain=True)
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
-def _why(error: OSError) -> str:
+def why(error: OSError) -> str:
     """Say in one line what is wrong and what to do."""
     text = str(error.strerror or error) or type(error).__name__
     if isinstance(error, RefusedError):

@@ -13,6 +13,7 @@ SCHEMA_VERSION = 1
 V_CODE = {"undecided": 0, "pass": 1, "fail": 2, "review": 3}
 """ResultEvaluationEnum of OPC 40001-101: 0 undefined, 1 OK, 2 not OK, 3 not decidable."""
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 _NOT_IN_PLC_STRINGS = str.maketrans(dict.fromkeys(',":[]{}\\', "_"))
 
 
@@ -130,7 +131,7 @@ class Result:
             "image": self.image,
             "heatmap": self.heatmap,
         }
-        return json.dumps(record, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+        return _ENCODER.encode(record).encode()
 
     def plc_payload(self) -> bytes:
         """Return the compact JSON of the topic ``result/plc``: ASCII, fixed key order, integers that fit a DINT."""
@@ -143,7 +144,7 @@ class Result:
             "tod": day_ms,
             "id": plc_string(self.part_id),
         }
-        return json.dumps(record, separators=(",", ":"), ensure_ascii=True).encode()
+        return _ENCODER.encode(record).encode()
 
 
 def mark_late(payload: bytes) -> bytes:

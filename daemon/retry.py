@@ -93,7 +93,8 @@ class Outage:
         if self._began_s is None:
             return
         tail = f"; {note}" if note else ""
-        self._logger.info("%s: back after %.1f s and %d failures%s", self._what, self.lasted_s, self.failures, tail)
+        failures = "1 failure" if self.failures == 1 else f"{self.failures} failures"
+        self._logger.info("%s: back after %.1f s and %s%s", self._what, self.lasted_s, failures, tail)
         self._past_s += self.lasted_s
         self._began_s = None
         self.failures = 0

@@ -52,11 +52,14 @@ def run(config: Config, stop: threading.Event, *, drain_s: float = 10.0) -> Heal
 
     Raises
     ------
+    ConfigError
+        The configuration asks for what this version cannot do.
     BundleError
         The model cannot be used; waiting would not mend it.
     CameraSettingError
         The camera refuses a setting of the configuration.
     """
+    refuse_unsupported(config)
     started = time.monotonic()
     sys.setswitchinterval(SWITCH_S)
     with ExitStack() as stack:
@@ -99,7 +102,7 @@ class Line:
         self.alarms = Alarms()
         self.ledger = Ledger(root)
         stack.callback(self.ledger.close)
-        self.alarms.set("storage", self.ledger.trouble)
+        self.alarms.set("storage", self.ledger.trouble, logged=True)
         self.publisher = Publisher(
             endpoint(config),
             config.station.base_topic,
@@ -182,6 +185,15 @@ class Line:
         self.states.handle(Event.STOP, "stopped")
         left = self.publisher.close(self.drain_s)
         log.info("stopped after %d answers%s", self.health.answers, f"; {left} stay in the outbox" if left else "")
+
+
+def refuse_unsupported(config: Config) -> None:
+    """Raise `ConfigError` for what a configuration may say and this version cannot do."""
+    if config.camera.trigger == "software":
+        raise ConfigError(
+            'camera.trigger = "software": this version has no trigger command yet, so no part would ever be inspected; '
+            'use "hardware" or "free_run"'
+        )
 
 
 def endpoint(config: Config) -> Endpoint:

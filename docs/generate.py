@@ -181,12 +181,22 @@ def cli_page() -> str:
         parameter_table(root.params),
     ]
     for name, command in root.commands.items():
-        arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
-        usage = " ".join(["lineward", name, "[OPTIONS]", *(str(argument.metavar) for argument in arguments)])
-        lines += [f"## {name}", "", f"`{usage}`", "", command.help, "", parameter_table(command.params)]
-        if command.epilog:
-            lines += [command.epilog, ""]
+        lines += command_section(name, command)
     return "\n".join(lines)
+
+
+def command_section(name: str, command: Any) -> list[str]:
+    """Describe one command and the commands below it."""
+    arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
+    below = getattr(command, "commands", {})
+    usage = ["lineward", name, "[OPTIONS]", *(str(argument.metavar) for argument in arguments)]
+    usage += ["[COMMAND]"] if below else []
+    lines = [f"## {name}", "", f"`{' '.join(usage)}`", "", command.help, "", parameter_table(command.params)]
+    if command.epilog:
+        lines += [command.epilog, ""]
+    for inner, inner_command in below.items():
+        lines += command_section(f"{name} {inner}", inner_command)
+    return lines
 
 
 def parameter_table(parameters: Sequence[Any]) -> str:

@@ -86,9 +86,11 @@ class AravisCamera:
         self._control_lost = False
         self._pulse = gvcp.Pulse("")
         self._stream: Stream | None = None
+        self._abandoned: Stream | None = None
         self._lost = False
         self._ids = FrameIds()
         self._losses = Losses()
+        self._underran = False
         self._frames = 0
         self._trigger_id = 0
         self._outstanding: int | None = None
@@ -180,7 +182,7 @@ class AravisCamera:
         if self._stream is not None:
             return
         self._ids = FrameIds(skips_zero=self._camera.is_gv_device())
-        self._outstanding, self._late_until = None, 0.0
+        self._outstanding, self._late_until, self._underran = None, 0.0, False
         with self._guarded("starting the stream"):
             self._stream = Stream(self._camera, self._buffers)
             self._camera.start_acquisition()
@@ -199,7 +201,9 @@ class AravisCamera:
                 self._camera.stop_acquisition()
             except Exception:  # noqa: BLE001 - a lost camera cannot be stopped; close or the next call tells
                 self._lost = True
-        if not self._is_lost():
+        if self._is_lost():
+            self._abandoned = stream  # ending it tells the camera so, which takes 3 s when it does not answer
+        else:
             stream.close()
         self._losses.settle()
 
@@ -280,8 +284,10 @@ class AravisCamera:
         """Follow the frame's number, and name what is missing before it."""
         assert self._stream is not None
         frame_id, skipped = self._ids.follow(raw_id)
-        underran = self._stream.underran()
-        self._losses.skip(skipped, Cause.UNDERRUN if underran else Cause.CAMERA_GAP)
+        self._underran |= self._stream.underran()  # known before the gap: older frames wait in front of it
+        if skipped:
+            self._losses.skip(skipped, Cause.UNDERRUN if self._underran else Cause.CAMERA_GAP)
+            self._underran = False
         return frame_id
 
     def _discard_until(self, deadline: float, *, first_only: bool = False) -> int:
@@ -315,8 +321,8 @@ class AravisCamera:
 
     def close(self) -> None:
         """Let go of the camera, in the background when it does not answer."""
-        stream = self._stream
         self.stop()
+        stream, self._abandoned = self._abandoned, None
         self._pulse.close()
         device, self._device, self._camera = self._device, None, None
         if device is None:

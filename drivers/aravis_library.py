@@ -60,7 +60,8 @@ def _bindings(folders: Sequence[Path]) -> Any:
         built = ", ".join(sorted(file.name for package in there for file in package.glob("_gi.*")))
         raise CameraNotFoundError(
             f"driver aravis: PyGObject in {there[0]} is built for another Python ({built}) than this one ({_VERSION}); "
-            "run Lineward with the system's python3, or install PyGObject into its environment: pip install pygobject"
+            "run Lineward with the system's python3, or install PyGObject into its environment: "
+            "pip install 'pygobject<3.52'"
         )
     raise CameraNotFoundError(f"driver aravis: PyGObject is not installed: {INSTALL}")
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -196,17 +197,16 @@ class Worker:
 def main(arguments: list[str]) -> int:
     """Serve the socket whose descriptor is the first argument; the second is the parent's pid."""
     descriptor, parent = int(arguments[0]), int(arguments[1])
-    # Ctrl-C reaches the whole terminal group; the parent says when to go. Its death takes us along, even out of a
-    # native call that never returns.
+    # Ctrl-C reaches the whole terminal group, systemd's SIGTERM the whole unit; the parent says when to go. Its death
+    # takes us along, even out of a native call that never returns.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return 0
     channel = wire.Wire(socket.socket(fileno=descriptor))
-    try:
+    with closing(channel), suppress(wire.PeerGoneError):
         Worker(channel).run()
-    except wire.PeerGoneError:
-        return 0
     return 0
 
 

@@ -124,7 +124,7 @@ def _verified_manifest(path: Path, data: bytes) -> bytes:
     if found < 0:
         hint = damaged if _MANIFEST_KEY in data[start:] else None
         raise BundleError(
-            hint or f"{path}: an ONNX model without a Lineward manifest; wrap it with `lineward models import`"
+            hint or f"{path}: an ONNX model without a Lineward manifest; make a bundle with `lineward train`"
         )
     text = _entry_value(data, found + len(_entry_head(_MANIFEST_KEY)))
     if text is None or data[start:] != _appendix(text):

@@ -29,8 +29,8 @@ class Rate(_Part):
 class Metrics(_Part):
     """What `evaluate` reports; a review counts neither as false reject nor as escape."""
 
-    n_good: int
-    n_defect: int
+    n_good: int = Field(description="Good images judged.")
+    n_defect: int = Field(description="Defective images judged.")
     auroc: float | None = Field(description="Area under the ROC curve over images; none when a class is missing.")
     detection_at_2pct_fr: float | None = Field(description="Share of defects above all but 2 % of the good images.")
     false_reject_rate: Rate = Field(description="Good images that fail.")
@@ -75,7 +75,7 @@ class Risk(_Part):
 class Promise(_Part):
     """What was asked, and what the out-of-fold scores support at the chosen thresholds."""
 
-    asked: Risk
+    asked: Risk = Field(description="The shares that were asked for.")
     false_reject: Rate = Field(description="Good training parts, judged out of fold, that fail.")
     escape: Rate = Field(description="Defective training parts, judged out of fold, that pass.")
     review_good: Rate = Field(description="Good training parts, judged out of fold, in the review band.")
@@ -87,9 +87,9 @@ class Promise(_Part):
 class Bands(_Part):
     """Thresholds on calibrated scores; see `lineward.models.verdict.Thresholds`."""
 
-    pass_below: float = Field(ge=0, le=1)
-    fail_from: float = Field(ge=0, le=1)
-    review_anomaly_from: float = Field(ge=0, le=1)
+    pass_below: float = Field(ge=0, le=1, description="A defect probability below this is a pass.")
+    fail_from: float = Field(ge=0, le=1, description="A defect probability from this on is a fail.")
+    review_anomaly_from: float = Field(ge=0, le=1, description="An anomaly from this on never passes unseen.")
 
     def thresholds(self) -> Thresholds:
         """Return them as the verdict wants them."""
@@ -99,7 +99,7 @@ class Bands(_Part):
 class CalibrationRecord(_Part):
     """How scores became probabilities."""
 
-    method: Literal["platt"] = "platt"
+    method: Literal["platt"] = Field(default="platt", description="Platt scaling: a logistic curve over scores.")
     n: int = Field(description="Out-of-fold scores it was fitted on.")
     folds: int = Field(description="Grouped folds they come from.")
     defect_share: float = Field(description="Share of defects among them: the prior that the probabilities assume.")
@@ -110,21 +110,21 @@ class DataRecord(_Part):
     """What the model was trained and tested on."""
 
     digest: str = Field(description="SHA-256 over names, labels and contents of all images.")
-    n_good: int
-    n_defect: int
-    n_good_train: int
-    n_defect_train: int
+    n_good: int = Field(description="Good images in the set.")
+    n_defect: int = Field(description="Defective images in the set.")
+    n_good_train: int = Field(description="Good images the model was fitted on; the others are the hold-out.")
+    n_defect_train: int = Field(description="Defective images the model was fitted on.")
     defect_types: dict[str, int] = Field(description="Images by type of defect.")
     groups: int = Field(description="Physical parts, or what had to pass for them.")
     groups_known: bool = Field(description="Whether groups.csv named the part on each image.")
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = Field(default=(), description="What the figures should be read with.")
 
 
 class ModelRecord(_Part):
     """What the graph consists of."""
 
-    backbone: str
-    backbone_digest: str
+    backbone: str = Field(description="Name of the pretrained network.")
+    backbone_digest: str = Field(description="SHA-256 of its weights.")
     head: str = Field(description="The classifier that inner folds chose.")
     candidates: dict[str, dict[str, float]] = Field(description="Each candidate's figures on the inner folds.")
     heatmap: Literal["anomaly", "evidence"] = Field(description="What the heat-map shows.")
@@ -133,29 +133,29 @@ class ModelRecord(_Part):
 class ParityRecord(_Part):
     """The exported graph against the trained model, on every held-out image."""
 
-    n: int
-    max_abs_diff: float
-    verdicts_equal: bool
+    n: int = Field(description="Hold-out images compared.")
+    max_abs_diff: float = Field(description="Largest difference between trained model and exported graph.")
+    verdicts_equal: bool = Field(description="Whether every verdict was the same; a bundle is not written otherwise.")
 
 
 class Manifest(_Part):
     """Everything about a model that is not in its graph."""
 
-    format_version: Literal[1] = 1
-    product: str
-    version: str
+    format_version: Literal[1] = Field(default=1, description="Version of the bundle format.")
+    product: str = Field(description="What is inspected.")
+    version: str = Field(description="Version of the model, by default its time of making.")
     created: str = Field(description="RFC 3339, UTC.")
-    tier: Literal["quick", "full"]
-    input: InputSpec
-    thresholds: Bands
-    risk: Promise
-    calibration: CalibrationRecord
+    tier: Literal["quick", "full"] = Field(description="How it was trained.")
+    input: InputSpec = Field(description="Size, colour, resize rule and region of interest.")
+    thresholds: Bands = Field(description="Where pass, review and fail lie.")
+    risk: Promise = Field(description="What the thresholds were chosen for, and what the data support.")
+    calibration: CalibrationRecord = Field(description="How scores became probabilities.")
     defect_types: tuple[str, ...] = Field(description="Names of the columns of defect_type_scores.")
-    data: DataRecord
-    model: ModelRecord
-    holdout: Metrics
-    parity: ParityRecord
-    parent: str | None = None
+    data: DataRecord = Field(description="What it was trained on.")
+    model: ModelRecord = Field(description="Backbone and head.")
+    holdout: Metrics = Field(description="Figures on parts that the training never saw.")
+    parity: ParityRecord = Field(description="Trained model against exported graph.")
+    parent: str | None = Field(default=None, description="SHA-256 of the bundle it was started from.")
     tools: dict[str, str] = Field(description="Versions of what it was made with.")
-    graph_bytes: int = 0
-    graph_sha256: str = ""
+    graph_bytes: int = Field(default=0, description="Size of the ONNX graph in the file.")
+    graph_sha256: str = Field(default="", description="SHA-256 of these bytes.")

@@ -28,7 +28,7 @@ def resolve_model(root: Path, model: Path) -> Path:
         version = pointer.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise BundleError(
-            f"{folder}: the store has no promoted model for {str(model)!r}; "
+            f"{folder}: the store has no current model for {str(model)!r}; "
             "give a .lward file in inspection.model instead"
         ) from error
     return folder / f"{version}.lward"

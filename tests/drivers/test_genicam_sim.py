@@ -62,6 +62,13 @@ def next_frame(camera):
     return got
 
 
+def grab_for(camera, seconds):
+    """Take whatever comes."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        camera.grab(0.1)
+
+
 def number_in(frame):
     """Return the number that all pixels carry; a torn frame has more than one."""
     numbers = np.unique(frame.image.view("<u4"))
@@ -70,7 +77,7 @@ def number_in(frame):
 
 
 def collect(camera, until):
-    """Grab until `until` is true of a frame; check that each pixel belongs to it and each missing number is explained."""
+    """Grab until `until` is true of a frame; each pixel must belong to its frame, each missing number be explained."""
     before, answers = next_frame(camera), []
     for _ in range(200):
         got = next_answer(camera)
@@ -87,7 +94,7 @@ def collect(camera, until):
 # -- finding, opening, settings
 
 
-def test_a_camera_is_found_by_serial_or_user_id(sim, make):
+def test_a_camera_is_found_by_serial_or_user_id(sim):
     """What is printed on the camera or written into it chooses it; access says who has it."""
     camera = GenicamCamera(producers=[str(sim.file)], user_id="right")
     assert camera.open().serial == "SIM-B"
@@ -120,14 +127,15 @@ def test_a_refused_setting_says_what_is_possible(make, settings, words):
     assert number_in(next_frame(camera)) >= 0
 
 
-@pytest.mark.xfail(reason="features.write reads back from GenApi's cache where a register is cached, the default of GenApi")
+@pytest.mark.xfail(reason="features.write reads back from GenApi's cache, unless the camera's description forbids it")
 def test_settings_are_read_back_from_the_camera(make, sim):
     """What was applied is what the camera says, not what was sent to it."""
     camera = make()
     camera.stop()
+    camera.configure({"Gain": 1.0})
     reads = sim["SIM-A"].reads
-    camera.configure({"Gain": 3.0, "Height": 100})
-    assert sim["SIM-A"].reads >= reads + 2
+    camera.configure({"Gain": 3.0})
+    assert sim["SIM-A"].reads > reads
 
 
 def test_settings_are_applied_anew_after_a_power_cut(sim, make):
@@ -143,7 +151,7 @@ def test_settings_are_applied_anew_after_a_power_cut(sim, make):
     assert next_frame(camera).image.shape == (480, 320)
 
 
-def test_a_start_that_the_camera_refuses_is_an_error_and_no_more(make, sim):
+def test_a_start_that_the_camera_refuses_is_an_error_and_no_more(make):
     """A camera that will not start says so, and starts after it was put right."""
     camera = make()
     camera.stop()
@@ -293,11 +301,10 @@ def test_every_loss_is_counted_once_and_under_its_cause(make, sim, first):
     camera = make(buffers=16, trigger="hardware", settings=LINE1)
     answers = []
 
-    def expose(number, counter="generated"):
+    def expose(number):
         for _ in range(number):
-            before = getattr(device, counter)
             device.pulse()
-            device.wait(lambda device: getattr(device, counter) > before)
+            device.wait(lambda device: device.generated == device.line1_edges)
             time.sleep(0.002)  # an edge within the exposure would not be taken
 
     if first == "whole":
@@ -316,7 +323,27 @@ def test_every_loss_is_counted_once_and_under_its_cause(make, sim, first):
     assert frames[-1].missing == {Cause.INCOMPLETE: 4, Cause.CAMERA_GAP: 3}
 
 
-def test_after_a_pause_comes_a_fresh_frame(make, sim):
+@pytest.mark.xfail(
+    reason="underruns are told with the next frame fetched, an older one, and again when their numbers skip"
+)
+def test_triggers_that_found_no_buffer_are_counted_once(make, sim):
+    """Ten parts, six buffers: four were not seen, and the frame that follows them says so."""
+    device = sim["SIM-A"]
+    camera = make(trigger="hardware", settings=LINE1, buffers=6)
+    for _ in range(10):
+        device.pulse()
+        device.wait(lambda device: device.generated == device.line1_edges)
+        time.sleep(0.002)  # an edge within the exposure would not be taken
+    assert device.underruns == 4
+    frames = [next_frame(camera) for _ in range(6)]
+    device.pulse()
+    frames.append(next_frame(camera))
+    assert [frame.frame_id for frame in frames] == [0, 1, 2, 3, 4, 5, 10]
+    assert [sum(frame.missing.values()) for frame in frames] == [0, 0, 0, 0, 0, 0, 4]
+    assert camera.health().missing == {Cause.UNDERRUN: 4}
+
+
+def test_after_a_pause_comes_a_fresh_frame(make):
     """What waited in the buffers is older than what was lost after it: it is given up, and counted."""
     camera = make()
     before = next_frame(camera)
@@ -335,8 +362,7 @@ def test_a_container_is_refused_and_the_camera_goes_on(make, sim):
     next_frame(camera)
     sim["SIM-A"].payload(11)
     with pytest.raises(CameraSettingError, match="PAYLOAD_TYPE_GENDC"):
-        for _ in range(50):
-            next_frame(camera)
+        grab_for(camera, 5.0)
     sim["SIM-A"].payload(0)
     camera.stop()
     camera.start()
@@ -367,7 +393,7 @@ def test_every_format_arrives_right(make, sim, width, height, padding):
         assert np.array_equal(next_frame(camera).image, pixels.decode(raw, name, width, height, padding)), name
 
 
-def test_no_frame_is_lost_torn_or_swapped_at_200_fps(make, sim):
+def test_no_frame_is_lost_torn_or_swapped_at_200_fps(make):
     """Two seconds of full-size frames: each carries its own number, and every number is accounted for."""
     camera = make(buffers=8)
     collect(camera, lambda frame: frame.frame_id >= 150)
@@ -383,9 +409,8 @@ def test_a_lost_camera_is_noticed_and_comes_back(make, sim):
     camera = make()
     next_frame(camera)
     sim["SIM-A"].lose()
-    with pytest.raises(CameraLostError, match="SIM-A.*not reachable any more"):
-        for _ in range(30):
-            camera.grab(0.2)
+    with pytest.raises(CameraLostError, match=r"SIM-A.*not reachable any more"):
+        grab_for(camera, 6.0)
     camera.close()
     for _ in range(3):
         with pytest.raises((CameraLostError, CameraNotFoundError)):
@@ -405,8 +430,7 @@ def test_a_blink_of_power_is_noticed(make, sim):
     sim["SIM-A"].lose()
     sim["SIM-A"].come_back()
     with pytest.raises(CameraLostError):
-        for _ in range(30):
-            camera.grab(0.2)
+        grab_for(camera, 6.0)
     camera.close()
     camera.open()
     camera.configure(FAST)

@@ -15,7 +15,6 @@ from lineward.drivers.camera import (
     CameraNotFoundError,
     CameraSettingError,
     Frame,
-    NoFrameReason,
 )
 from lineward.drivers.genicam import GenicamCamera, discover
 from lineward.drivers.process import CameraProcess
@@ -59,12 +58,17 @@ def next_frame(camera, timeout_s=5.0):
     raise AssertionError(f"no frame came within {timeout_s} s")
 
 
+def grab_for(camera, seconds):
+    """Take whatever comes."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        camera.grab(0.1)
+
+
 def lose(camera, timeout_s):
     """Grab until the camera is lost; return the error. Frames of before may still come."""
-    deadline = time.monotonic() + timeout_s
     with pytest.raises(CameraLostError) as caught:
-        while time.monotonic() < deadline:
-            camera.grab(0.1)
+        grab_for(camera, timeout_s)
     return str(caught.value)
 
 
@@ -82,7 +86,7 @@ def goes_on(camera):
     return next_frame(camera)
 
 
-def test_frames_carry_their_numbers_through_shared_memory(make, sim):
+def test_frames_carry_their_numbers_through_shared_memory(make):
     """From the sensor through two processes: no frame is torn, swapped or lost without a word."""
     camera = make(buffers=8)
     before = next_frame(camera)
@@ -109,20 +113,16 @@ def test_a_hung_call_in_mid_stream_costs_a_process_and_no_more(make, sim, where)
     assert camera.pid != pid
 
 
-@pytest.mark.parametrize(
-    ("where", "limit", "call"),
-    [
-        (Hang.START, "START_LIMIT_S", "start"),
-        (Hang.WRITE, "CALL_LIMIT_S", "configure"),
-        (Hang.WRITE, "CALL_LIMIT_S", "trigger"),
-    ],
-)
-def test_a_hung_call_on_command_is_bounded(make, sim, monkeypatch, where, limit, call):
+LIMITS = {"start": "START_LIMIT_S", "configure": "CALL_LIMIT_S", "trigger": "CALL_LIMIT_S"}
+
+
+@pytest.mark.parametrize("call", LIMITS)
+def test_a_hung_call_on_command_is_bounded(make, sim, monkeypatch, call):
     """Setting, starting and triggering may hang in the producer: each has its limit, then the process goes."""
     camera = make(trigger="software", start=call == "trigger")
     pid = camera.pid
-    sim["SIM-A"].hang(where)
-    monkeypatch.setattr(process, limit, 1.0)
+    sim["SIM-A"].hang(Hang.START if call == "start" else Hang.WRITE)
+    monkeypatch.setattr(process, LIMITS[call], 1.0)
     with pytest.raises(CameraLostError, match="did not answer"):
         camera.configure(FAST) if call == "configure" else getattr(camera, call)()
     sim["SIM-A"].heal()
@@ -198,9 +198,7 @@ def test_a_slow_register_does_not_make_the_process_look_hung(make, sim):
     sim["SIM-A"].silence()
     sim["SIM-A"].slow(0.5, "PayloadSize")
     reads = sim["SIM-A"].reads
-    until = time.monotonic() + 2.8
-    while time.monotonic() < until:
-        camera.grab(0.1)
+    grab_for(camera, 2.8)
     assert sim["SIM-A"].reads > reads
     sim["SIM-A"].heal()
     next_frame(camera)
@@ -213,8 +211,7 @@ def test_a_container_ends_the_stream_with_its_name(make, sim):
     next_frame(camera)
     sim["SIM-A"].payload(11)
     with pytest.raises(CameraSettingError, match="PAYLOAD_TYPE_GENDC"):
-        for _ in range(50):
-            camera.grab(0.1)
+        grab_for(camera, 5.0)
     sim["SIM-A"].payload(0)
     goes_on(camera)
 

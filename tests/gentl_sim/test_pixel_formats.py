@@ -71,7 +71,7 @@ def test_every_format_decodes_bit_by_bit(acquirer, geometry):
     assert wrong == []
 
 
-def test_registers_are_where_the_description_says(acquirer, sim):
+def test_registers_are_where_the_description_says():
     """The addresses that make one register slow are read from the same file that the camera gives."""
     found = gentl_sim.addresses()
     assert found["Width"] == 0x10000

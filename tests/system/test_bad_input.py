@@ -53,8 +53,9 @@ def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *words: s
         assert word in lines[0], lines[0]
 
 
-@pytest.mark.parametrize("json", [(), ("--json",)], ids=["text", "json"])
-@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize(
+    ("name", "json"), [("empty.png", ()), ("cut.jpg", ()), ("text.png", ("--json",))], ids=UNREADABLE
+)
 def test_predict_names_a_broken_image(bundle: Path, bad_images: Path, name: str, json: tuple[str, ...]) -> None:
     """A file that is no image is named in one line, and the exit code says that the input was bad."""
     assert_one_line(call(bundle.parent, "predict", "--model", bundle, *json, bad_images / name), 2, name)

@@ -153,7 +153,7 @@ def test_real_images_through_the_whole_chain(
     chosen = real_images
     if not LONG:
         chosen = tmp_path / "tiles"
-        for kind, count in (("good", 100), ("defect", 50)):
+        for kind, count in (("good", 70), ("defect", 35)):
             files = sorted((real_images / kind).rglob("*.jpg"))
             for path in files[:: max(1, len(files) // count)][:count]:
                 target = chosen / path.relative_to(real_images)
