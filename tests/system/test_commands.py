@@ -108,11 +108,12 @@ def test_the_demo_ends_by_itself_and_ctrl_c_ends_it_cleanly(
 ) -> None:
     """`demo` trains on first use, shows its parts and sums up; the second starts at once, and Ctrl-C is no error."""
     from lineward import __version__
+    from lineward.daemon.demo import DEFECTIVE, GOOD, INPUT_WIDTH
 
     if not LONG:  # the first use trains for a minute: here a model lies where the demo would have put its own
         models = tmp_path / "cache" / "lineward" / "demo" / "models"
         models.mkdir(parents=True)
-        shutil.copy(bundle, models / f"bracket-{__version__}.lward")
+        shutil.copy(bundle, models / f"bracket-{__version__}-{GOOD}-{DEFECTIVE}-{INPUT_WIDTH}.lward")
     began = time.monotonic()
     done = call(tmp_path, "demo", "--parts", "30", "--headless", "--rate", "20", timeout_s=280)
     figure(f"first demo, training {'' if LONG else 'not '}included: {time.monotonic() - began:.1f} s")
