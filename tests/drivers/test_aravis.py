@@ -186,8 +186,8 @@ def test_a_hardware_trigger_needs_its_line(make):
     assert camera.configure({"TriggerSource": "Line0"})["TriggerMode"] == "On"
 
 
-def test_colours_keep_their_order(camera):
-    """What is red in front of the camera is red for the model."""
+def test_a_colour_camera_gives_three_channels(camera):
+    """Whether the camera sends RGB or a Bayer mosaic, the model gets RGB."""
     camera.configure(FAST | {"PixelFormat": "RGB8"})
     camera.start()
     colour = first_frame(camera).image
