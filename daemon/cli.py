@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from lineward.images import ImageFileError
 
     try:
-        app(args=arguments, standalone_mode=True)
+        sys.exit(app(args=arguments, standalone_mode=False) or 0)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "lineward"
+        message = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
+        if message:
+            fail(f"{message}; see `{path} --help`")
+        sys.exit(2)  # called without arguments: the help is on the screen already
+    except typer.Abort:
+        sys.exit(130)
     except (ConfigError, CameraError, ImageFileError) as error:
         fail(error)
     except ValueError as error:
@@ -97,7 +107,7 @@ def run(
     drain_s: Annotated[
         float,
         typer.Option(
-            min=0, help="After a replay: seconds to wait until the broker has acknowledged all; after SIGTERM always 1."
+            min=0, help="After a replay: seconds to wait until the broker has acknowledged all; after SIGTERM 0.4."
         ),
     ] = 10.0,
 ) -> None:

@@ -48,7 +48,7 @@ BREATH_S = 0.0002
 4.8 ms at p99 during a drain."""
 QUICK_LOSS_S = 30.0
 """A connection that the broker ends sooner, three times in a row, smells of a second client with our id."""
-GIVE_UP_S = 1.5
+GIVE_UP_S = 0.8
 """The longest a stop waits for a thread that may hang in a TCP connect."""
 
 
@@ -197,7 +197,7 @@ class Publisher:
     def close(self, drain_s: float = 0.0) -> int:
         """Wait until the outbox is empty, at most ``drain_s``; then say `stopped` and hang up.
 
-        Returns how many results stay in the outbox. Takes at most 2 s longer than ``drain_s``.
+        Returns how many results stay in the outbox. Takes at most 1 s longer than ``drain_s``.
         """
         end = time.monotonic() + drain_s
         while self._thread.is_alive() and self._ledger.outbox_size and time.monotonic() < end:
@@ -306,7 +306,7 @@ class Publisher:
             self._tick(link)
             self._publish_stats(link)  # the retained figures must be the final ones
             link.publish(self._base + "availability", b"stopped", retain=True)
-            self._take(link.finish(1.0))
+            self._take(link.finish(0.6))
         finally:
             link.abort()
             self._in_flight.clear()

@@ -36,7 +36,7 @@ log = logging.getLogger("lineward.run")
 SWITCH_S = 0.0005
 """How long the MQTT thread may keep Python's lock while the loop waits for it; Python's own 5 ms is a deadline lost."""
 
-STOP_DRAIN_S = 1.0
+STOP_DRAIN_S = 0.4
 """After SIGTERM the broker gets this long to acknowledge; what is left stays in the outbox for the next start."""
 
 
@@ -129,7 +129,7 @@ class Line:
         if camera.driver == "simulated":  # its line goes on while its process is replaced, as a real one would
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lineward-camera-"))
             options["memory"] = str(Path(folder) / "line")
-        self.camera = CameraProcess(camera.driver, options, silence_limit_s=camera.silence_s)
+        self.camera = CameraProcess(camera.driver, options, silence_limit_s=camera.silence_s, hurry=stop)
         self.source = FrameSource(
             self.camera,
             camera.settings,
@@ -183,7 +183,9 @@ class Line:
 
     def _close_publisher(self) -> None:
         self.states.handle(Event.STOP, "stopped")
-        left = self.publisher.close(self.drain_s)
+        # Without a broker there is nothing to wait for when we are told to stop; after a replay it may come back.
+        wait = self.drain_s > STOP_DRAIN_S or self.publisher.connected
+        left = self.publisher.close(self.drain_s if wait else 0.0)
         log.info("stopped after %d answers%s", self.health.answers, f"; {left} stay in the outbox" if left else "")
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from contextlib import suppress
@@ -37,6 +38,8 @@ OPEN_LIMIT_S = 20.0  # discovery of a network camera takes seconds
 CALL_LIMIT_S = 10.0
 START_LIMIT_S = 30.0
 CLOSE_LIMIT_S = 1.0
+HURRY_S = 0.5
+LOOK_S = 0.1  # how soon a waiting call notices that it has to hurry
 MAX_WAITING = 4
 """Frames that may wait for inspection; beyond, the oldest is given up and counted as `Cause.OVERRUN`."""
 
@@ -61,12 +64,22 @@ class CameraProcess:
     silence_limit_s
         Seconds without a sign of life after which a streaming child counts as hung. A replay gets five times as much:
         one very large file may take seconds to decode.
+    hurry
+        Once it is set, a call that waits for the child gives up after half a second and kills it.
     """
 
-    def __init__(self, driver: str, options: Mapping[str, Any], *, silence_limit_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        driver: str,
+        options: Mapping[str, Any],
+        *,
+        silence_limit_s: float = 2.0,
+        hurry: threading.Event | None = None,
+    ) -> None:
         self._driver = driver
         self._options = dict(options)
         self._silence_limit_s = silence_limit_s
+        self._hurry = hurry or threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._wire: wire.Wire | None = None
         self._rings: dict[int, Ring] = {}
@@ -215,11 +228,14 @@ class CameraProcess:
         deadline = time.monotonic() + limit_s
         while not self._replies:
             self._raise_if_lost()
+            if self._hurry.is_set():
+                deadline = min(deadline, time.monotonic() + HURRY_S) if limit_s > HURRY_S else deadline
+                limit_s = min(limit_s, HURRY_S)
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 self._kill_hung(f"did not answer {message[0]!r} within {limit_s:g} s")
                 continue
-            self._drain(remaining, watch_silence=False)
+            self._drain(min(remaining, LOOK_S), watch_silence=False)
         kind, _name, *value = self._replies.popleft()
         if kind == wire.FAILED:
             error_name, text = value

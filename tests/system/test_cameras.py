@@ -109,11 +109,11 @@ def test_the_line_goes_on_by_itself_after_every_scripted_fault(
     assert frames == sorted(set(frames)), "each frame has one row"
     assert hear.seqs() == list(range(1, len(rows) + 1))
     missing = stats["missing_frames"]
-    figure(f"faults: {len(rows)} answers, missing {missing}, openings {stats['camera_openings']}")
+    figure(f"faults: {len(rows)} answers, missing {missing}, openings {stats['camera']['openings']}")
     assert missing["camera_gap"] >= 3
     assert missing["incomplete"] == 1
     assert len(rows) + sum(missing.values()) == last, "answered and missing frames add up"
-    assert stats["camera_openings"] == 4
+    assert stats["camera"]["openings"] == 4
     told = [(heard.json["camera"]["raised"], heard.at_s) for heard in hear.on("alarm") if "camera" in heard.json]
     changed = [entry for n, entry in enumerate(told) if n == 0 or told[n - 1][0] != entry[0]]
     assert [raised for raised, _ in changed] == [True, False] * 3, "one alarm per outage"
