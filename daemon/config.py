@@ -113,6 +113,22 @@ class GenicamCamera(_Camera):
         return self
 
 
+class AravisCamera(_Camera):
+    """A GigE Vision or USB3 Vision camera through Aravis, without a vendor's producer."""
+
+    driver: Literal["aravis"] = Field(description="A GigE Vision or USB3 Vision camera through Aravis.")
+    serial: str = Field("", description="Serial number of the camera.")
+    user_id: str = Field("", description="User-defined name of the camera, instead of its serial number.")
+    address: str = Field("", description="IP address of a GigE camera, instead of both: no search, faster to open.")
+    buffers: int = Field(6, ge=2, le=64, description="Frames the driver can hold while the line is busy.")
+
+    @model_validator(mode="after")
+    def _one_selector(self) -> AravisCamera:
+        if sum(map(bool, (self.serial, self.user_id, self.address))) != 1:
+            raise ValueError('give exactly one of serial = "...", user_id = "..." and address = "..."')
+        return self
+
+
 class Inspection(_Section):
     """How parts are judged."""
 
@@ -180,8 +196,8 @@ class Config(_Section):
     """The whole configuration of one station."""
 
     station: Station = Field(default_factory=Station, description="Where this station stands.")
-    camera: Annotated[SimulatedCamera | FolderCamera | GenicamCamera, Field(discriminator="driver")] = Field(
-        description="The camera and how it is triggered."
+    camera: Annotated[SimulatedCamera | FolderCamera | GenicamCamera | AravisCamera, Field(discriminator="driver")] = (
+        Field(description="The camera and how it is triggered.")
     )
     inspection: Inspection = Field(description="The model and the deadline.")
     mqtt: Mqtt = Field(default_factory=Mqtt, description="The broker.")
@@ -193,7 +209,7 @@ class Config(_Section):
     @classmethod
     def _driver_named(cls, value: Any) -> Any:
         if isinstance(value, dict) and "driver" not in value:
-            raise ValueError('driver is missing; add driver = "simulated", "folder" or "genicam"')
+            raise ValueError('driver is missing; add driver = "simulated", "folder", "genicam" or "aravis"')
         return value
 
 
@@ -227,7 +243,7 @@ def load_config(path: Path) -> Config:
 
 def _explain(detail: ErrorDetails) -> str:
     """Turn one of pydantic's findings into place, value and remedy."""
-    drivers = {"simulated", "folder", "genicam"}
+    drivers = {"simulated", "folder", "genicam", "aravis"}
     location = [str(part) for part in detail["loc"]]
     if location[:1] == ["camera"] and len(location) > 1 and location[1] in drivers:
         del location[1]
@@ -239,7 +255,7 @@ def _explain(detail: ErrorDetails) -> str:
         case "missing":
             return f"{key}: is missing; add it"
         case "union_tag_invalid":
-            return f'{key}.driver: unknown driver; use "simulated", "folder" or "genicam"'
+            return f'{key}.driver: unknown driver; use "simulated", "folder", "genicam" or "aravis"'
         case "value_error":
             shown = "" if isinstance(value, dict) else f" = {value!r}"
             return f"{key}{shown}: {detail['ctx']['error']!s}"

@@ -106,7 +106,7 @@ def test_the_designs_example_is_accepted(write) -> None:
         (GOOD + "deadline_ms = 0\n", "inspection.deadline_ms = 0", "greater than or equal to 5"),
         (GOOD + "[mqtt]\nport = 70000\n", "mqtt.port = 70000", "less than or equal to 65535"),
         (GOOD + '[station]\nsite = "a/b"\n', "station.site = 'a/b'", "pattern"),
-        (GOOD.replace('"folder"', '"webcam"', 1), "camera.driver", 'use "simulated", "folder" or "genicam"'),
+        (GOOD.replace('"folder"', '"webcam"', 1), "camera.driver", 'use "simulated", "folder", "genicam" or "aravis"'),
         (GOOD.replace('driver = "folder"', ""), "camera", "driver is missing"),
         ('[camera]\ndriver = "genicam"\n[inspection]\nmodel = "a.lward"\n', "camera", "either serial"),
         ("[inspection]\n", "inspection.model", "is missing"),

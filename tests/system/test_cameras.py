@@ -70,7 +70,7 @@ def test_start_to_ready_and_memory(line: Callable[..., Line], broker: Mosquitto,
     made = line(port=broker.port, camera=camera).start()
     made.wait_log(r"\) streams", 30)
     ready_s = time.monotonic() - made.started_s
-    made.wait_log("#20 ", 30)
+    made.wait_log("#10 ", 30)
     memory_mb = made.memory_mb()
     figure(
         f"{camera['driver']}: streaming {ready_s:.2f} s after exec ({made.lines('ready after')[0]}), {memory_mb:.0f} MB"
