@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fail(error)
         raise
     except OSError as error:
-        fail(f"{error.filename or ''}: {error.strerror or error}")
+        fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
     except KeyboardInterrupt:
         sys.exit(130)
 

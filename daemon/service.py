@@ -70,12 +70,9 @@ def run(config: Config, stop: threading.Event, *, drain_s: float = 10.0) -> Heal
         session = loading.result()
         line.use(session)
         if line.source.wait_open():
-            log.info(
-                "ready after %.1f s: %s, model %s",
-                time.monotonic() - started,
-                session.manifest.product,
-                session.manifest.version,
-            )
+            if line.source.start():
+                took_s = time.monotonic() - started
+                log.info("ready after %.1f s: %s, model %s", took_s, session.manifest.product, session.manifest.version)
             assert line.source.info is not None
             inspect(
                 line.source,
