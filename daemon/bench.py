@@ -12,14 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from lineward.daemon.broker import EmbeddedBroker
+from lineward.daemon.broker import EmbeddedBroker, broker_config
 from lineward.daemon.config import Config, load_config
-from lineward.daemon.demo import broker_config, ensure_model
 from lineward.daemon.loop import Station, inspect
-from lineward.daemon.progress import cache_dir
 from lineward.daemon.service import SWITCH_S, Line, load_session
 
 if TYPE_CHECKING:
@@ -170,6 +166,9 @@ def report(
 
 def print_report(figures: dict[str, Any]) -> None:
     """Print the figures as a table."""
+    from rich.console import Console  # noqa: PLC0415 - not in the memory that is measured
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table("stage", "p50 ms", "p99 ms", "p99.9 ms", title=f"{figures['width']} x {figures['height']}")
     for stage, times in figures["stages"].items():
         table.add_row(stage, *(f"{ms:.3f}" for ms in times.values()))
@@ -200,12 +199,15 @@ def _config(path: Path | None, root: Path, broker: EmbeddedBroker, width: int, h
     if path is not None:
         config = load_config(path)
         return Config.model_validate({**config.model_dump(), **own})
+    from lineward.daemon.demo import ensure_model  # noqa: PLC0415 - a bench of a station's own needs no demo
+    from lineward.daemon.progress import cache_dir  # noqa: PLC0415
+
     model = ensure_model(cache_dir() / "demo", "bracket", quiet=False)
     camera = {
         "driver": "simulated",
         "width": width,
         "height": height,
         "rate_hz": 0,
-        "prerender": 4,  # measure the line and not the renderer
+        "prerender": 2,  # measure the line and not the renderer
     }
     return Config.model_validate({"camera": camera, "inspection": {"model": str(model)}, **own})

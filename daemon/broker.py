@@ -59,6 +59,11 @@ class EmbeddedBroker:
         self.stop()
 
 
+def broker_config(broker: EmbeddedBroker) -> dict[str, object]:
+    """Return the section ``[mqtt]`` for the embedded broker, which speaks MQTT 3.1.1 only."""
+    return {"host": "127.0.0.1", "port": broker.port, "protocol": "3.1.1"}
+
+
 def _start_deaf_to_ctrl_c(broker: Broker) -> None:
     """Start the child with Ctrl-C blocked, which it inherits: it must still hear us say `stopped`."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

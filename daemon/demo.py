@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lineward import __version__
 from lineward.daemon import log, service
-from lineward.daemon.broker import EmbeddedBroker
+from lineward.daemon.broker import EmbeddedBroker, broker_config
 from lineward.daemon.config import Config
 from lineward.daemon.ledger import Ledger
 from lineward.daemon.ledger_read import LedgerReader
@@ -91,11 +91,6 @@ def run_demo(
     for line in summary(rows, product=product):
         say("%s", line)
     say("trigger to answer in milliseconds: %s", ", ".join(f"{name} {ms}" for name, ms in health.latency_ms().items()))
-
-
-def broker_config(broker: EmbeddedBroker) -> dict[str, object]:
-    """Return the section ``[mqtt]`` for the embedded broker, which speaks MQTT 3.1.1 only."""
-    return {"host": "127.0.0.1", "port": broker.port, "protocol": "3.1.1"}
 
 
 def ensure_model(home: Path, product: str, *, quiet: bool) -> Path:

@@ -121,7 +121,7 @@ def test_onnx_without_manifest(tmp_path: Path) -> None:
     """Anybody's ONNX model is pointed to the import command."""
     path = tmp_path / "foreign.lward"
     path.write_bytes(small_graph())
-    assert "models import" in refused(path)
+    assert "lineward train" in refused(path)
 
 
 @pytest.mark.parametrize(
