@@ -197,7 +197,7 @@ class FrameSource:
         """Close what failed, and say so once per outage."""
         self._go(Step.FAIL)
         self._outage.failed(error)
-        self._error = error
+        self._error = error.with_traceback(None)  # a traceback would keep the last frame's shared memory
         self._alarms.set("camera", f"camera: {error}", logged=True)
         if self._states.status.state is not State.PREOPERATIONAL:  # while the model loads, that is the reason
             self._states.handle(Event.FAULT, "camera_lost")

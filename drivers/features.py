@@ -53,7 +53,12 @@ def read(node_map: Any, name: str) -> Setting | None:
     node = find(node_map, name)
     if node is None or _access(node) == genapi.EAccessMode.WO:
         return None
-    value: Setting = node.value
+    return fresh(node)
+
+
+def fresh(node: Any) -> Setting:
+    """Read a node's value past GenApi's cache, which holds what was written and not what the camera made of it."""
+    value: Setting = node.get_value(False, True)  # verify, ignore_cache
     return value
 
 
@@ -72,9 +77,10 @@ def write(node_map: Any, name: str, value: Setting) -> Setting:
     if node is None:
         raise CameraSettingError(f"the camera has no feature {name!r}, or not in this state; correct the settings")
     if _access(node) == genapi.EAccessMode.RO:
-        if node.value == value:
+        present = fresh(node)
+        if present == value:
             return value
-        raise CameraSettingError(f"{name} can only be read (it is {node.value!r}); remove it from the settings")
+        raise CameraSettingError(f"{name} can only be read (it is {present!r}); remove it from the settings")
     if not _fits(node, value):
         raise CameraSettingError(f"{name} = {value!r} has the wrong type; possible: {allowed(node)}")
     try:
@@ -82,7 +88,7 @@ def write(node_map: Any, name: str, value: Setting) -> Setting:
             node.execute()
             return value
         node.value = value
-        back: Setting = node.value
+        back = fresh(node)
     except _REFUSALS as error:
         raise CameraSettingError(
             f"{name} = {value!r} is refused: {reason(error)}; possible: {allowed(node)}"

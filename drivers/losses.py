@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,11 +50,57 @@ class FrameIds:
         return self._id, step - 1
 
 
+class Underruns:
+    """Finds the place of losses that the producer only counts: frames that found no buffer to be written to.
+
+    When the count rises, the frames that wait are older than those it speaks of. These are told with the frame whose
+    number shows the gap. Where no gap follows, because the camera does not number its frames or numbers only those
+    that are delivered, they are told with the first frame that can have been exposed after them.
+    """
+
+    def __init__(self, total: int = 0) -> None:
+        self._total = total
+        self._open: deque[list[int]] = deque()  # [frames lost, frames that may come before their gap]
+        self._counts = False
+        self._full = 0  # frames that may come before the gap of a full queue
+
+    def suspect(self, waiting: int) -> None:
+        """Note that every buffer waits: some producers, viky is one, offer the count and leave it at 0."""
+        if not self._counts:
+            self._full = waiting + 1
+
+    def note(self, total: int, waiting: int) -> None:
+        """Take the producer's count, read before ``waiting`` filled buffers were counted."""
+        if total > self._total:
+            self._open.append([total - self._total, waiting + 1])
+            self._counts = True
+        self._total = total
+
+    def follow(self, skipped: int) -> tuple[int, int]:
+        """Take the frame numbers skipped before a frame; return how many of them, and how many more, are underruns."""
+        explained = 0
+        while self._open and explained < skipped:
+            taken = min(self._open[0][0], skipped - explained)
+            explained += taken
+            self._open[0][0] -= taken
+            if not self._open[0][0]:
+                self._open.popleft()
+        unnumbered = 0
+        while self._open and not self._open[0][1]:
+            unnumbered += self._open.popleft()[0]
+        for entry in self._open:
+            entry[1] = max(0, entry[1] - 1)
+        if self._full and not self._counts:
+            explained = skipped
+            self._full = 0 if skipped else self._full - 1
+        return explained, unnumbered
+
+
 class Losses:
     """Counts lost frames, in total and since the last whole frame, so that each loss is told once and under one cause.
 
     Some losses are known before the frame number shows them: an incomplete frame is announced by itself, and the next
-    whole frame then skips its number. `lose` takes the first, `skip` the second, and does not count it again.
+    frame then skips its number. `lose` takes the first, `skip` the second, and does not count it again.
     """
 
     def __init__(self) -> None:
@@ -69,11 +115,18 @@ class Losses:
             self._since[cause] += number
             self._announced += 0 if numbered else number
 
+    def unexplained(self, skipped: int) -> int:
+        """Return how many of the numbers skipped before a frame `lose` has not explained.
+
+        Called for every frame with a number, the first one and those without a gap too: what was announced before it
+        explains no later gap.
+        """
+        rest, self._announced = max(0, skipped - self._announced), 0
+        return rest
+
     def skip(self, number: int, cause: Cause) -> None:
         """Count skipped frame numbers under ``cause``, less those that `lose` has already explained."""
-        explained = min(number, self._announced)
-        self._announced -= explained
-        self.lose(cause, number - explained, numbered=True)
+        self.lose(cause, self.unexplained(number), numbered=True)
 
     def settle(self) -> dict[Cause, int]:
         """Return what was lost since the last whole frame, and begin anew."""

@@ -21,8 +21,9 @@ from lineward.drivers.camera import (
     Frame,
     NoFrameReason,
 )
-from lineward.drivers.genicam import GenicamCamera, discover, find_producers
-from lineward.drivers.losses import FrameIds, Losses
+from lineward.drivers.genicam import GenicamCamera, discover
+from lineward.drivers.genicam_producers import find_producers
+from lineward.drivers.losses import FrameIds, Losses, Underruns
 
 SMALL = {"PixelFormat": "Mono8", "Width": 320, "Height": 240}
 
@@ -245,7 +246,7 @@ def test_a_camera_whose_stream_breaks_is_lost_and_opens_again():
     camera.configure(SMALL)
     camera.start()
     assert isinstance(camera.grab(1), Frame)
-    camera._acquirer.device.close()  # as if another layer had let go of it
+    camera._connection.device.close()  # as if another layer had let go of it
     with pytest.raises(CameraLostError, match="serial 0"):
         camera.grab(3)
     with pytest.raises(CameraLostError):
@@ -298,6 +299,38 @@ def test_each_loss_is_told_once():
     losses.skip(1, Cause.CAMERA_GAP)
     assert losses.settle() == {Cause.CAMERA_GAP: 1}
     assert losses.total == {Cause.INCOMPLETE: 1, Cause.CAMERA_GAP: 3}
+
+
+def test_what_was_announced_before_a_frame_explains_no_later_gap():
+    """An incomplete frame before the first number of all must not hide ten dropped ones an hour later."""
+    losses = Losses()
+    losses.lose(Cause.INCOMPLETE, 2)
+    losses.skip(0, Cause.CAMERA_GAP)
+    losses.skip(10, Cause.CAMERA_GAP)
+    assert losses.settle() == {Cause.INCOMPLETE: 2, Cause.CAMERA_GAP: 10}
+
+
+def test_underruns_are_told_where_they_happened():
+    """Two older frames wait when the producer's count rises: the third shows the gap, and nothing is told twice."""
+    underruns = Underruns()
+    underruns.note(4, waiting=2)
+    assert [underruns.follow(skipped) for skipped in (0, 0, 0, 4, 3)] == [(0, 0), (0, 0), (0, 0), (4, 0), (0, 0)]
+
+
+def test_underruns_of_a_camera_without_numbers_are_told_too():
+    """Where no number shows the gap, the first frame that can have come after it says so."""
+    underruns = Underruns(total=7)
+    underruns.note(9, waiting=1)
+    assert [underruns.follow(0) for _ in range(4)] == [(0, 0), (0, 0), (0, 2), (0, 0)]
+
+
+def test_a_gap_behind_full_buffers_is_an_underrun_though_nobody_counted():
+    """And one that comes long after is the camera's own."""
+    underruns = Underruns()
+    underruns.suspect(waiting=2)
+    assert [underruns.follow(skipped) for skipped in (0, 0, 5, 5)] == [(0, 0), (0, 0), (5, 0), (0, 0)]
+    underruns.suspect(waiting=2)
+    assert [underruns.follow(skipped) for skipped in (0, 0, 0, 5)] == [(0, 0), (0, 0), (0, 0), (0, 0)]
 
 
 def test_creating_a_camera_outside_the_main_thread():

@@ -111,7 +111,7 @@ def test_locks_name_no_index_and_pin_every_file_by_hash() -> None:
     for name in ("requirements.lock", "requirements-dev.lock"):
         text = (ROOT / name).read_text()
         assert "://" not in text
-        assert "--index-url" not in text
+        assert "index-url" not in text
         for entry in text.replace("\\\n", " ").splitlines():
             if entry and not entry.lstrip().startswith("#"):
                 assert "==" in entry

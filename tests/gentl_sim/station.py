@@ -1,0 +1,204 @@
+"""A frame source on a camera process on the simulated producer, and faults that befall it while it runs."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gentl_sim.gentl_sim import Control, Crash, Hang, SimDevice
+from lineward.daemon.frames import FrameSource
+from lineward.daemon.health import Alarms, Health
+from lineward.daemon.states import Event, StateMachine
+from lineward.drivers.process import CameraProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from lineward.drivers.camera import Frame
+
+SETTINGS = {"TestPattern": "FrameId", "ExposureTime": 100.0, "AcquisitionFrameRate": 100.0}
+STALE_S = 0.5
+PATIENCE_S = 60.0
+
+
+def is_torn(frame: Frame) -> bool:
+    """Tell a frame whose pixels do not all carry its own number."""
+    numbers = frame.image.view("<u4")
+    return bool((numbers != frame.frame_id).any())
+
+
+def children() -> int:
+    """Return how many child processes there are."""
+    return sum(len(path.read_text().split()) for path in Path("/proc/self/task").glob("*/children"))
+
+
+def descriptors() -> int:
+    """Return how many files are open; frames that nobody holds any more keep none."""
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to the camera, and when it is over; ``hung``: the time counts from its beginning."""
+
+    begin: Callable[[SimDevice], None]
+    end: Callable[[SimDevice], None]
+    lasts_s: float = 0.0
+    hung: bool = False
+
+
+def _reopen(device: SimDevice, where: Hang) -> None:
+    """Let the next opening run into a call that hangs; the one that lost the camera closes it in good order."""
+    opens = device.opens
+    device.lose()
+    device.come_back()
+    device.wait(lambda d: d.opens > opens)
+    device.hang(where)
+
+
+def _quiet(device: SimDevice, *, hang: Hang | None = None, slow_s: float = 0.0) -> None:
+    """Registers are read while no frame comes."""
+    device.silence()
+    device.slow(slow_s)
+    device.hang(hang or 0)
+
+
+FAULTS: dict[str, Fault] = {
+    "incomplete": Fault(
+        lambda device: device.incomplete(3),
+        lambda device: device.wait(lambda d: d.incomplete_done == d.incomplete_wanted),
+    ),
+    "drop": Fault(lambda device: device.drop(3), lambda device: device.wait(lambda d: d.drop_done == d.drop_wanted)),
+    "silence": Fault(SimDevice.silence, SimDevice.heal, 1.0),
+    "slow register": Fault(lambda device: _quiet(device, slow_s=0.5), SimDevice.heal, 1.2),
+    "lost and back": Fault(SimDevice.lose, SimDevice.come_back, 0.7),
+    "blink of power": Fault(SimDevice.lose, SimDevice.come_back, 0.0),
+    "unplugged": Fault(SimDevice.unplug, SimDevice.come_back, 1.5),
+    "in use elsewhere": Fault(lambda device: (device.lose(), device.occupy())[-1], SimDevice.come_back, 1.5),
+    "crash": Fault(SimDevice.crash, lambda device: device.wait(lambda d: d.crash_done == d.crash_wanted)),
+    "hung event": Fault(lambda device: device.hang(Hang.EVENT), SimDevice.heal, hung=True),
+    "hung read": Fault(lambda device: _quiet(device, hang=Hang.READ), SimDevice.heal, hung=True),
+    "hung write": Fault(lambda device: _reopen(device, Hang.WRITE), SimDevice.heal, hung=True),
+    "hung start": Fault(lambda device: _reopen(device, Hang.START), SimDevice.heal, hung=True),
+}
+assert Crash.AT_FRAME == 0  # the crash of the table
+
+
+@dataclass
+class Outcome:
+    """What a fault cost, over its repetitions."""
+
+    resumed_s: list[float] = field(default_factory=list)
+    frames: int = 0
+    torn: int = 0
+    stale: int = 0
+    disordered: int = 0
+    unexplained: int = 0
+    """Frame numbers that are missing between two frames of one opening and were not counted, or counted twice."""
+    openings: int = 0
+    processes_left: int = 0
+    descriptors_left: int = 0
+
+
+class Station:
+    """The parts around a frame source, all real."""
+
+    def __init__(self, producer: Path, control: Control, folder: Path, serial: str = "SIM-A") -> None:
+        self.device = control[serial]
+        self.camera = CameraProcess("genicam", {"producers": [str(producer)], "serial": serial})
+        self.health = Health(folder)
+        states = StateMachine(lambda _status: None)
+        states.handle(Event.MODEL_READY)
+        self.source = FrameSource(
+            self.camera,
+            SETTINGS,
+            trigger="free_run",
+            memory_mb=4096,
+            silent_s=10,
+            stop=threading.Event(),
+            states=states,
+            alarms=Alarms(),
+            health=self.health,
+            alive=lambda: None,
+        )
+
+    def suffer(self, fault: Fault, repetitions: int) -> Outcome:
+        """Provoke a fault in mid-run again and again, and judge every frame that comes."""
+        before = children(), descriptors()
+        outcome = Outcome()
+        seen: list[tuple[int, int, int]] = []  # opening, frame number, frames counted as missing before it
+        frames: Generator[Frame] = iter(self.source)  # type: ignore[assignment]
+
+        def judge() -> Frame:
+            frame = next(frames)
+            now_ns = time.monotonic_ns()
+            assert frame.device_ns is not None
+            outcome.frames += 1
+            outcome.torn += is_torn(frame)
+            outcome.stale += now_ns - frame.device_ns > STALE_S * 1e9
+            seen.append((self.health.camera_openings, frame.frame_id, sum(frame.missing.values())))
+            return frame
+
+        for _ in range(repetitions):
+            for _ in range(20):
+                judge()
+            saboteur = Saboteur(self.device, fault)
+            saboteur.start()
+            deadline = time.monotonic() + PATIENCE_S
+            while not saboteur.counts_from_ns or (judge().device_ns or 0) < saboteur.counts_from_ns:
+                if not saboteur.counts_from_ns:
+                    judge()
+                assert time.monotonic() < deadline, "inspection did not resume"
+            outcome.resumed_s.append((time.monotonic_ns() - saboteur.counts_from_ns) / 1e9)
+            saboteur.join()
+        frames.close()
+        self.source.close()
+        for (opening, number, _), (opening_after, number_after, missing) in pairwise(seen):
+            if opening == opening_after:
+                outcome.disordered += number_after <= number
+                outcome.unexplained += abs(number_after - number - 1 - missing)
+        outcome.openings = self.health.camera_openings
+        outcome.processes_left = children() - before[0]
+        outcome.descriptors_left = descriptors() - before[1]
+        return outcome
+
+
+class Saboteur(threading.Thread):
+    """Lets a fault begin and end while the line runs."""
+
+    def __init__(self, device: SimDevice, fault: Fault) -> None:
+        super().__init__(daemon=True)
+        self._device, self._fault = device, fault
+        self.counts_from_ns = 0
+        """When the cause ended, or a hung call began; 0 before."""
+
+    def run(self) -> None:
+        device, fault = self._device, self._fault
+        hung = device.hung  # those that were killed in their call count as hung for ever
+        fault.begin(device)
+        if fault.hung:
+            device.wait(lambda d: d.hung > hung, 30.0)
+            began_ns, pid = time.monotonic_ns(), device.owner
+            while _runs(pid):  # a call that never returns: the switch is turned back when nobody is in it any more
+                time.sleep(0.005)
+            fault.end(device)
+            self.counts_from_ns = began_ns
+            return
+        time.sleep(fault.lasts_s)
+        fault.end(device)
+        self.counts_from_ns = time.monotonic_ns()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False
