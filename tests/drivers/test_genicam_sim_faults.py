@@ -16,7 +16,7 @@ def test_the_line_goes_on_and_judges_nothing_wrong(sim, tmp_path, fault):
     assert len(got.resumed_s) == 2
     assert (got.torn, got.stale, got.disordered, got.unexplained) == (0, 0, 0, 0)
     assert got.processes_left == 0
-    assert got.descriptors_left == 0  # the last error's traceback may hold the ring of its frame; more would be a leak
+    assert got.descriptors_left == 0
 
 
 def test_full_frames_at_200_fps_come_whole_and_in_order(sim):
