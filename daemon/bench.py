@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +16,23 @@ import numpy as np
 
 from lineward.daemon.broker import EmbeddedBroker, broker_config
 from lineward.daemon.config import Config, load_config
-from lineward.daemon.loop import Station, inspect
-from lineward.daemon.service import SWITCH_S, Line, load_session
+from lineward.daemon.line import Line
+from lineward.daemon.loop import inspect
+from lineward.daemon.service import SWITCH_S
+from lineward.models.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from lineward.daemon.publish import Publisher
     from lineward.daemon.result import Result
-    from lineward.drivers.camera import Frame
-    from lineward.models.session import Session
+    from lineward.daemon.triggers import Part
 
 STAGES = ("grab", "prepare", "infer", "decide", "record", "publish", "total")
 WARM_UP = 20
+NO_DEADLINE_MS = 1e9
 BLOCKS = 6
 """Line and bare loop run in turns, so that a machine that slows down meanwhile slows both."""
 
@@ -47,28 +51,20 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
         config = _config(config_path, root, broker, width, height)
         stop = threading.Event()
         line = Line(config, stop, stack)
-        session = load_session(config)
-        line.publisher.start()
-        line.use(session)
+        recipe = replace(line.recipes.prepare(line.recipe), deadline_ms=NO_DEADLINE_MS)
+        line.start()
+        line.use(recipe)
         if not line.source.wait_open():
             raise RuntimeError("the camera did not open")
-        meter = Meter(iter(line.source))
-        assert line.source.info is not None
-        station = Station(session.manifest.product, line.model, line.source.info, deadline_ms=float("inf"))
+        meter = Meter(iter(line.source), line.publisher)
+        line.answers.pulse = meter
+        session = recipe.session
+        assert isinstance(session, Session)
 
         def inspect_frames(count: int) -> float:
             meter.allow(count)
             began = time.perf_counter()
-            inspect(
-                meter,
-                session.judge,
-                station,
-                ledger=line.ledger,
-                results=line.publisher,
-                review=line.review,
-                health=meter,
-                alarms=line.alarms,
-            )
+            inspect(meter, line.answers, review=line.review, heart=meter, alarms=line.alarms)
             return time.perf_counter() - began
 
         inspect_frames(WARM_UP)
@@ -89,8 +85,10 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
 class Meter:
     """Stands between camera and loop and takes the times of both ends of each round."""
 
-    def __init__(self, frames: Iterator[Frame]) -> None:
-        self._frames = frames
+    def __init__(self, parts: Iterator[Part], publisher: Publisher) -> None:
+        self._parts = parts
+        self._publisher = publisher
+        self._result: Result | None = None
         self._allowed = 0
         self._began_ns = 0
         self._grab_ms = 0.0
@@ -107,18 +105,28 @@ class Meter:
         self.rounds.clear()
         self.overhead_ms.clear()
 
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield frames; time spent waiting for the camera is left out."""
+    def __iter__(self) -> Iterator[Part]:
+        """Yield parts; time spent waiting for the camera is left out."""
         for _ in range(self._allowed):
             asked_ns = time.monotonic_ns()
-            frame = next(self._frames)
+            part = next(self._parts)
+            frame = part.frame
+            assert frame is not None
             self._began_ns = max(asked_ns, frame.received_ns)
             self._grab_ms = (time.monotonic_ns() - self._began_ns) / 1e6
             self.last_image = frame.image
-            yield frame
+            yield part
 
-    def beat(self, result: Result) -> None:
+    def count(self, result: Result) -> None:
+        """Keep what one answer says about its own time."""
+        self._result = result
+
+    def beat(self) -> None:
         """Take the round's end: the loop calls it last."""
+        self._publisher.beat()
+        if self._result is None:
+            return
+        result, self._result = self._result, None
         total_ms = (time.monotonic_ns() - self._began_ns) / 1e6
         latency = result.latency
         self.rounds.append(

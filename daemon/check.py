@@ -8,9 +8,10 @@ import tempfile
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lineward.daemon.line import endpoint
 from lineward.daemon.mqtt import Connection
 from lineward.daemon.publish import why
-from lineward.daemon.service import endpoint, load_session
+from lineward.daemon.recipes import DEFAULT, Recipes
 from lineward.drivers.camera import CameraError, Frame
 from lineward.drivers.process import CameraProcess
 from lineward.models.bundle import BundleError
@@ -40,10 +41,11 @@ class Finding:
 
 def check_all(config: Config) -> list[Finding]:
     """Try storage, model, camera and broker; never raises for what it finds."""
+    recipes = Recipes(config)
     return [
         Finding("config", fine=True, text=f"station {config.station.base_topic}"),
         check_storage(config.storage.root),
-        check_model(config),
+        *(check_recipe(recipes, name) for name in recipes.names),
         check_camera(config),
         check_broker(config),
     ]
@@ -66,18 +68,19 @@ def check_storage(root: Path) -> Finding:
     return Finding("storage", True, f"{root}: writable, {free_gb:.1f} GB free")
 
 
-def check_model(config: Config) -> Finding:
-    """Load and warm the model."""
+def check_recipe(recipes: Recipes, name: str) -> Finding:
+    """Load and warm the model of one recipe."""
+    what = "model" if name == DEFAULT else f"recipe {name}"
     try:
-        session = load_session(config)
+        session = recipes.prepare(recipes.find(name)).session
     except BundleError as error:
-        return Finding("model", False, str(error))
+        return Finding(what, False, str(error))
     manifest = session.manifest
     if session.missing_providers:
         missing = ", ".join(session.missing_providers)
-        return Finding("model", False, f"{missing} is not available here; judged by {session.providers[0]} instead")
+        return Finding(what, False, f"{missing} is not available here; judged by {session.providers[0]} instead")
     size = f"{manifest.input.width}x{manifest.input.height}"
-    return Finding("model", True, f"{manifest.product} {manifest.version}, input {size}, {session.providers[0]}")
+    return Finding(what, True, f"{manifest.product} {manifest.version}, input {size}, {session.providers[0]}")
 
 
 def check_camera(config: Config) -> Finding:

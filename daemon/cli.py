@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from lineward.daemon.model_commands import models_app
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -126,11 +128,8 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     """Check configuration, storage, model, camera and broker; say what is wrong and what to do."""
     from lineward.daemon.check import check_all
     from lineward.daemon.config import load_config
-    from lineward.daemon.service import refuse_unsupported
 
-    loaded = load_config(config)
-    refuse_unsupported(loaded)
-    findings = check_all(loaded)
+    findings = check_all(load_config(config))
     if as_json:
         print_json([finding.to_json() for finding in findings])
     else:
@@ -292,6 +291,39 @@ def bench(
         print_json(report)
     else:
         print_report(report)
+
+
+@app.command("plc-check", epilog="Example: `lineward plc-check --config line.toml`")
+def plc_check(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE]...", help="Recorded payloads, as `mosquitto_sub -v` prints them.", show_default=False
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Station whose names are used.", show_default=str(DEFAULT_CONFIG))
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that PLCs can read the longest payloads of this station, or recorded ones, by their vendors' limits."""
+    from lineward.daemon.plc_check import run_check
+
+    report = run_check(config if config is not None or not DEFAULT_CONFIG.exists() else DEFAULT_CONFIG, files or [])
+    if as_json:
+        print_json(report.to_json())
+    else:
+        from rich.console import Console
+
+        console = Console(soft_wrap=False)
+        for each in report.tables():
+            console.print(each)
+        for line in report.sentences():
+            typer.echo(line)
+    raise typer.Exit(0 if report.fine else 1)
+
+
+app.add_typer(models_app, name="models")
 
 
 def print_json(value: Any) -> None:

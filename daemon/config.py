@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lineward.models.verdict import Thresholds
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pydantic_core import ErrorDetails
+
 
 DEFAULT_PATH = Path("/etc/lineward/lineward.toml")
 
@@ -142,6 +145,52 @@ class Inspection(_Section):
     threads: int = Field(2, ge=1, le=64, description="Threads of ONNX Runtime within one judgement.")
 
 
+class RecipeThresholds(_Section):
+    """Thresholds of a recipe instead of those of its model; raise the band, and the model's promise is void."""
+
+    pass_below: float = Field(ge=0, le=1, description="A defect probability below this is a pass.")
+    fail_from: float = Field(ge=0, le=1, description="A defect probability from this on is a fail.")
+    review_anomaly_from: float = Field(
+        1.0, ge=0, le=1, description="An anomaly from this on goes to review although it would pass."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RecipeThresholds:
+        if self.pass_below > self.fail_from:
+            raise ValueError("pass_below must not be above fail_from")
+        return self
+
+    def thresholds(self) -> Thresholds:
+        """Return them as the verdict wants them."""
+        return Thresholds(self.pass_below, self.fail_from, self.review_anomaly_from)
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Recipe(_Section):
+    """One more product that this station can be changed over to, while it runs."""
+
+    model: Path = Field(description="A model bundle (.lward file), or the name of a product in the model store.")
+    deadline_ms: int | None = Field(
+        None, ge=5, le=600_000, description="Milliseconds from trigger to answer; empty: inspection.deadline_ms."
+    )
+    settings: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="GenICam features, written after those of [camera.settings]."
+    )
+    roi: tuple[Fraction, Fraction, Fraction, Fraction] | None = Field(
+        None, description="Region of interest x, y, width, height as fractions of the image; empty: the model's own."
+    )
+    thresholds: RecipeThresholds | None = Field(None, description="Thresholds; empty: the model's own.")
+
+    @field_validator("roi")
+    @classmethod
+    def _inside(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and (min(value[2:]) <= 0 or value[0] + value[2] > 1 or value[1] + value[3] > 1):
+            raise ValueError("must lie inside the image: x + width and y + height at most 1, width and height above 0")
+        return value
+
+
 class Tls(_Section):
     """TLS to the broker; the host name is always checked."""
 
@@ -200,10 +249,25 @@ class Config(_Section):
         Field(description="The camera and how it is triggered.")
     )
     inspection: Inspection = Field(description="The model and the deadline.")
+    recipes: dict[TopicLevel, Recipe] = Field(
+        default_factory=dict, description="Products to change over to; [inspection] itself is the recipe `default`."
+    )
     mqtt: Mqtt = Field(default_factory=Mqtt, description="The broker.")
     storage: Storage = Field(default_factory=Storage, description="The disk.")
     review: Review = Field(default_factory=Review, description="Frames kept for review.")
     log: Log = Field(default_factory=Log, description="The log.")
+
+    @model_validator(mode="after")
+    def _every_recipe_says_all(self) -> Config:
+        if "default" in self.recipes:
+            raise ValueError('recipes.default: "default" is the recipe of [inspection]; choose another name')
+        features = {name for recipe in self.recipes.values() for name in recipe.settings}
+        for feature in sorted(features - set(self.camera.settings)):
+            raise ValueError(
+                f"recipes: {feature} is set by a recipe but not in [camera.settings], so it would stay as that recipe "
+                f"left it; add {feature} there"
+            )
+        return self
 
     @field_validator("camera", mode="before")
     @classmethod
@@ -309,9 +373,16 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     if tls is not None:
         tls = tls.model_copy(update={name: absolute(getattr(tls, name)) for name in type(tls).model_fields})
     mqtt = config.mqtt.model_copy(update={"password_file": absolute(config.mqtt.password_file), "tls": tls})
-    model = config.inspection.model
-    if model.suffix:  # a product of the model store has none
-        model = folder / model.expanduser()
-    inspection = config.inspection.model_copy(update={"model": model})
+    inspection = config.inspection.model_copy(update={"model": _model_path(config.inspection.model, folder)})
+    recipes = {
+        name: recipe.model_copy(update={"model": _model_path(recipe.model, folder)})
+        for name, recipe in config.recipes.items()
+    }
     storage = config.storage.model_copy(update={"root": absolute(config.storage.root)})
-    return config.model_copy(update={"camera": camera, "mqtt": mqtt, "inspection": inspection, "storage": storage})
+    return config.model_copy(
+        update={"camera": camera, "mqtt": mqtt, "inspection": inspection, "recipes": recipes, "storage": storage}
+    )
+
+
+def _model_path(model: Path, folder: Path) -> Path:
+    return folder / model.expanduser() if model.suffix else model  # a product of the model store has none

@@ -1,4 +1,8 @@
-"""Whole frames for the loop, whatever the camera does: opened, configured, started, and opened anew when it is lost."""
+"""Parts with their pictures for the loop, whatever the camera does.
+
+The camera is opened, configured, started, and opened anew when it is lost. A part whose picture will not come is
+answered here, so that the loop sees only parts that can be judged.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lineward.daemon.retry import Outage, delay_s
 from lineward.daemon.states import Event, State
+from lineward.daemon.triggers import Part, Reason
 from lineward.drivers.camera import (
     CameraError,
     CameraLostError,
@@ -23,10 +28,13 @@ from lineward.drivers.lifecycle import Link, Step, follow
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
+    from lineward.daemon.answers import Answers
     from lineward.daemon.health import Alarms, Health
+    from lineward.daemon.recipes import Switch
     from lineward.daemon.states import StateMachine
+    from lineward.daemon.triggers import TriggerBook
     from lineward.drivers.camera import CameraInfo, Setting
     from lineward.drivers.process import CameraProcess
 
@@ -43,6 +51,12 @@ RECOVERED_S = 10.0
 
 LOOK_EVERY_S = 5.0
 
+MOST_NAMED = 1000
+"""Missing frames of one gap that get an answer each; beyond that a camera has been reset, and the count says it."""
+
+_ANSWER_FOR = {Cause.INCOMPLETE: Reason.INCOMPLETE, Cause.OVERRUN: Reason.QUEUE_FULL}
+"""What a missing frame is answered with; any other cause is `no_image`."""
+
 _REMEDY = {
     Cause.CAMERA_GAP: "the camera itself left frames out: lower its frame rate or check the link's bandwidth",
     Cause.INCOMPLETE: "data was lost on the way: check cable, switch, MTU and receive buffers",
@@ -54,20 +68,22 @@ _REMEDY = {
 
 
 class FrameSource:
-    """Yields frames from one camera until told to stop or, in a replay, until the last file.
+    """Yields parts with their frames from one camera until told to stop or, in a replay, until the last file.
 
     Parameters
     ----------
     camera
         The camera in its process.
     settings
-        Written at every opening, in order.
+        Written at every opening, in order, until a recipe brings others.
     trigger
         What starts an exposure; waiting for a software trigger is READY, anything else CONTINUOUS_EXECUTION.
     memory_mb
         Resident size, in megabytes, from which the camera process is replaced between two parts.
     silent_s
         Seconds without a frame, in free run, after which the camera is opened anew.
+    book, answers
+        Where triggers come from, and where a part goes that cannot be judged.
     alive
         Called at least once a second while no frame comes.
     """
@@ -84,11 +100,13 @@ class FrameSource:
         states: StateMachine,
         alarms: Alarms,
         health: Health,
+        book: TriggerBook,
+        answers: Answers,
         alive: Callable[[], None],
     ) -> None:
         self._camera = camera
         self._settings = settings
-        self._streaming_event = Event.ARMED if trigger == Trigger.SOFTWARE else Event.STREAMING
+        self._triggered = trigger == Trigger.SOFTWARE
         self._free_run = trigger == Trigger.FREE_RUN
         self._silent_s = silent_s
         self._memory_mb = memory_mb
@@ -96,6 +114,8 @@ class FrameSource:
         self._states = states
         self._alarms = alarms
         self._health = health
+        self._book = book
+        self._answers = answers
         self._alive = alive
         self._outage = Outage(log, "link")
         self._attempt = 0
@@ -125,7 +145,8 @@ class FrameSource:
                 raise
             self._fail(error)
             return False
-        self.info = info
+        self.info = self._answers.camera = info
+        self._book.realtime = info.realtime
         self._go(Step.CONFIGURE)
         return True
 
@@ -146,7 +167,8 @@ class FrameSource:
         settings = ", ".join(f"{name}={value}" for name, value in self._applied.items())
         log.info("%s (serial %s) streams%s", self.info.name, self.info.serial, f"; {settings}" if settings else "")
         if self._states.status.state in {State.INITIALIZED, State.ERROR}:
-            self._states.handle(self._streaming_event)
+            self._states.handle(Event.ARMED if self._triggered else Event.STREAMING)
+        self._book.camera_up = True
         return True
 
     def wait_open(self) -> bool:
@@ -156,35 +178,133 @@ class FrameSource:
                 self._back_off()
         return self.link is Link.CONFIGURED
 
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield whole frames; each is valid until the next is asked for."""
+    def __iter__(self) -> Iterator[Part]:
+        """Yield parts with their frames; each frame is valid until the next part is asked for."""
         while not self._stop.is_set():
             if self.link not in {Link.STREAMING, Link.DEGRADED}:
-                if self.wait_open():
+                if self.link is Link.CONFIGURED or self.open():
                     self.start()
+                if self.link not in {Link.STREAMING, Link.DEGRADED}:
+                    self._back_off()
                 continue
             if self._is_too_large():
-                self.close()
+                self._let_go()
                 continue
             try:
-                got = self._camera.grab(GRAB_S)
-                self._watch_silence(got)
+                if self._triggered:
+                    yield from self._next_triggered()
+                elif (yield from self._next_frame()):
+                    return
             except CameraError as error:
                 self._fail(error)
-                continue
-            if isinstance(got, Frame):
-                self._count(got.missing)
-                yield got
-            elif got.reason is NoFrameReason.END:
-                return
-            elif got.reason is NoFrameReason.BROKEN_FILE:
-                self._health.missing[Cause.BROKEN_FILE] += 1
-                log.warning("skipped: %s", got.detail)
-            else:  # an incomplete frame is counted with the next whole one
+
+    def _next_frame(self) -> Generator[Part, None, bool]:
+        """Look once for a frame that came by itself; return whether it was the end of a replay."""
+        switch = self._book.wanted_switch()
+        if switch is not None:
+            yield from self._frames_before(switch)
+            self._change_over(switch)
+        got = self._camera.grab(GRAB_S)
+        self._watch_silence(got)
+        if isinstance(got, Frame):
+            yield from self._parts_of(got)
+        elif got.reason is NoFrameReason.BROKEN_FILE:
+            self._health.missing[Cause.BROKEN_FILE] += 1
+            log.warning("skipped: %s", got.detail)
+        elif got.reason is NoFrameReason.END:
+            return True
+        else:  # an incomplete frame is counted with the next whole one
+            self._alive()
+        return False
+
+    def _parts_of(self, frame: Frame) -> Iterator[Part]:
+        """Answer the frames that are missing before this one, then yield this one's part."""
+        self._count(frame.missing)
+        lost = [cause for cause, n in frame.missing.items() if cause is not Cause.BROKEN_FILE for _ in range(n)]
+        if self._book.realtime:
+            for place, cause in enumerate(lost[:MOST_NAMED]):
+                frame_id = frame.frame_id - len(lost) + place
+                missed = self._book.missed(frame_id if frame_id >= 0 else None)
+                self._answers.undecided(missed, _ANSWER_FOR.get(cause, Reason.NO_IMAGE))
+        yield self._book.from_frame(frame)
+
+    def _next_triggered(self) -> Iterator[Part]:
+        """Wait a little for a trigger, expose, and yield the part with its frame."""
+        item = self._book.next(GRAB_S)
+        if item is None:
+            self._camera.grab(0.0)  # nothing was asked for, but a camera that went away says so here
+            self._alive()
+        elif isinstance(item, Part):
+            frame = self._expose(item)
+            if frame is not None:
+                self._count(frame.missing)
+                yield self._book.imaged(item, frame)
+        else:
+            self._change_over(item)
+
+    def _expose(self, part: Part) -> Frame | None:
+        """Take the picture of one part; None when it has its answer without one."""
+        recipe = part.recipe
+        if recipe is None or dict(recipe.settings) != dict(self._settings):
+            self._answers.undecided(part, Reason.WRONG_PRODUCT)  # the camera is set up for the next product already
+            return None
+        try:
+            number = self._camera.trigger()
+            while part.seq is None:
+                got = self._camera.grab(GRAB_S)
+                if isinstance(got, Frame) and got.trigger_id == number:
+                    return got
+                if not isinstance(got, Frame) and got.reason is NoFrameReason.INCOMPLETE:
+                    self._answers.undecided(part, Reason.INCOMPLETE)  # counted with the next whole frame
+                    return None
                 self._alive()
+                if self._stop.is_set():
+                    return None
+            self._camera.flush()  # its time is over: a frame that comes now must not be taken for the next part's;
+            # the driver counts it as missing, and says so with the next whole frame
+        except CameraError:
+            self._answers.undecided(part, Reason.CAMERA_LOST)
+            raise
+        return None
+
+    def _frames_before(self, switch: Switch) -> Iterator[Part]:
+        """Yield the parts whose frames came before a change of recipe was asked for: the old recipe judges them."""
+        if dict(switch.recipe.settings) == dict(self._settings) or not self._book.realtime:
+            return  # nothing is thrown away, and the book knows by the time of a frame which recipe it belongs to
+        asked_ns = time.monotonic_ns()
+        while isinstance(got := self._camera.grab(0.0), Frame):
+            yield from self._parts_of(got)
+            if got.received_ns >= asked_ns:
+                break
+        for _ in range(self._camera.flush()):
+            self._answers.undecided(self._book.missed(None), Reason.WRONG_PRODUCT)
+
+    def _change_over(self, switch: Switch) -> None:
+        """Put another recipe in force; when the camera refuses its settings the old one stays."""
+        if dict(switch.recipe.settings) != dict(self._settings):
+            try:
+                self._camera.stop()
+                self._applied = self._camera.configure(switch.recipe.settings)
+                self._camera.start()
+            except CameraSettingError as error:
+                switch.done("setting_refused", str(error))
+                self._applied = self._camera.configure(self._settings)
+                self._camera.start()
+                return
+            except CameraError as error:
+                switch.done("camera_lost", str(error))
+                raise
+            self._settings = switch.recipe.settings
+            self._frame_at = time.monotonic()
+        self._book.activate(switch.recipe)
+        switch.done("", "")
 
     def close(self) -> None:
         """Stop and let go of the camera; never raises."""
+        self._book.camera_up = False
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._camera.stop()
         self._camera.close()
         self._go(Step.CLOSE)
@@ -201,6 +321,8 @@ class FrameSource:
         self._alarms.set("camera", f"camera: {error}", logged=True)
         if self._states.status.state is not State.PREOPERATIONAL:  # while the model loads, that is the reason
             self._states.handle(Event.FAULT, "camera_lost")
+        for part in self._book.camera_went():
+            self._answers.undecided(part, Reason.CAMERA_LOST)
         self._camera.close()
         self._go(Step.GIVE_UP)
 
@@ -208,7 +330,11 @@ class FrameSource:
         """Wait before the next try; the first try after a loss comes at once."""
         self._attempt += 1
         until = time.monotonic() + min(LONGEST_BACKOFF_S, delay_s(self._error, self._attempt))
-        while time.monotonic() < until and not self._stop.wait(0.2):
+        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+            switch = self._book.wanted_switch()
+            if switch is not None:
+                switch.done("camera_lost", "there is no camera to try its settings on")
+            self._stop.wait(min(left, 0.2))
             self._alive()
 
     def _watch_silence(self, got: Frame | NoFrame) -> None:

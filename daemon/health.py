@@ -92,7 +92,7 @@ class Alarms:
 
 
 class Health:
-    """Counts answers and missing frames. Only the loop's thread writes; `stats` may be called from any."""
+    """Counts answers and missing frames. One thread at a time writes; `stats` may be called from any."""
 
     def __init__(self, storage: Path) -> None:
         self._storage = storage
@@ -105,19 +105,13 @@ class Health:
         self.camera_recycles = 0
         self.camera_state = "closed"
         self.temperature_c: float | None = None
-        self.last_beat = time.monotonic()
 
-    def beat(self, result: Result) -> None:
+    def count(self, result: Result) -> None:
         """Count one answer."""
-        self.last_beat = time.monotonic()
         self.verdicts[result.verdict] += 1
         if result.reason:
             self.reasons[result.reason] += 1
-        self._window.append((self.last_beat, result.latency.total))
-
-    def alive(self) -> None:
-        """Say that the loop waits for a part and is well."""
-        self.last_beat = time.monotonic()
+        self._window.append((time.monotonic(), result.latency.total))
 
     @property
     def answers(self) -> int:

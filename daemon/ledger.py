@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lineward.daemon.ledger_file import (
+    COLUMNS,
     POWER_CUT_GAP,
     LedgerError,
     SeqFile,
@@ -29,7 +30,7 @@ from lineward.daemon.ledger_file import (
     salvage_outbox,
     salvage_seq,
 )
-from lineward.daemon.ledger_read import ImageRow, LedgerReader, OutboxRow, Row
+from lineward.daemon.ledger_read import HIGHEST_TRIGGER, ImageRow, LedgerReader, OutboxRow, Row, TriggerRow
 from lineward.daemon.retry import Outage
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lineward.daemon.result import Result
+    from lineward.models.verdict import Verdict
 
-__all__ = ["ImageRow", "Ledger", "LedgerError", "LedgerReader", "OutboxRow", "Row"]
+__all__ = ["ImageRow", "Ledger", "LedgerError", "LedgerReader", "OutboxRow", "Row", "TriggerRow"]
 
 log = logging.getLogger("lineward.ledger")
 
@@ -54,7 +56,8 @@ CHUNK = 64
 CHECKPOINT_COMMITS = 2000
 """Commits between two checkpoints. The first commit after one waits for the disk once (1-5 ms): one in 2000 does."""
 
-_INSERT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO results VALUES ({', '.join('?' * COLUMNS)})"  # noqa: S608 - only question marks
+_INSERT_TRIGGER = "INSERT OR IGNORE INTO triggers VALUES (?, ?, ?, ?, ?, ?)"
 _ACK = "UPDATE results SET acked = 1 WHERE seq = ? AND acked = 0"
 _PRUNE = "DELETE FROM results WHERE seq IN (SELECT seq FROM results WHERE seq <= ? AND acked = 1 ORDER BY seq LIMIT ?)"
 
@@ -105,6 +108,7 @@ class Ledger:
         """Grows when rows that could not be read became readable: time to read the outbox from its beginning."""
         self._unread = False
         self.last_seq = 0
+        self._last_trigger = 0
         self._start()
         self._stop = threading.Event()
         self._acks_wait = threading.Event()
@@ -139,6 +143,41 @@ class Ledger:
         record_ms = (time.perf_counter_ns() - began_ns) / 1e6
         latency = replace(draft.latency, record=record_ms, total=draft.latency.total + record_ms)
         return replace(draft, seq=seq, latency=latency)
+
+    def note_trigger(self, trigger_id: str, part_id: str, source: str, deadline_s: float | None) -> int:
+        """Write down what is asked for before anybody hears that it was accepted; return its number.
+
+        Never raises: while the disk is in trouble the number is given out all the same. ``deadline_s`` is seconds from
+        now.
+        """
+        now = time.time_ns()
+        deadline = None if deadline_s is None else now + round(deadline_s * 1e9)
+        with self._lock:
+            self._last_trigger += 1
+            if self._db is not None and not self.trouble:
+                values = (self._last_trigger, _text(trigger_id), _text(part_id), source, now, deadline)
+                try:
+                    self._db.execute(_INSERT_TRIGGER, values)
+                    self._commits += 1
+                except sqlite3.Error as error:
+                    self._fail(error)
+            return self._last_trigger
+
+    def note_late(self, seq: int, verdict: Verdict) -> None:
+        """Write down a verdict that came after answer ``seq`` was given without it; never raises."""
+        values = (
+            *(seq, str(verdict.decision), _finite(verdict.confidence), _finite(verdict.defect_probability)),
+            *(_finite(verdict.anomaly), verdict.defect_type, time.time_ns()),
+        )
+        with contextlib.suppress(LedgerError):  # trouble with the disk is told elsewhere
+            self._write("INSERT OR REPLACE INTO late_verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", *values)
+
+    def open_triggers(self) -> list[TriggerRow]:
+        """Return what an earlier process accepted and did not answer; empty when the disk cannot tell."""
+        try:
+            return self._reader.open_triggers()
+        except sqlite3.Error:
+            return []
 
     # ---- the outbox
 
@@ -262,15 +301,17 @@ class Ledger:
         try:
             highest = db.execute("SELECT coalesce(max(seq), 0) FROM results").fetchone()[0]
             outbox = db.execute("SELECT count(*) FROM results WHERE acked = 0").fetchone()[0]
+            highest_trigger = db.execute(HIGHEST_TRIGGER).fetchone()[0]
         except sqlite3.Error as error:
             db.close()
             if not is_damaged(error):
                 raise
             db = self._replace_damaged()
-            highest, outbox = 0, db.execute("SELECT count(*) FROM results").fetchone()[0]
+            highest, highest_trigger, outbox = 0, 0, db.execute("SELECT count(*) FROM results").fetchone()[0]
         seq_file = self._seq_file
         with self._lock:
             self._db = db
+            self._last_trigger = max(self._last_trigger, highest_trigger)
             self._outbox = outbox + len(self._kept)
             self.last_seq = max(self.last_seq, highest)
             if seq_file is not None and seq_file.power_cut:
@@ -447,6 +488,8 @@ class Ledger:
             with self._lock:
                 if self._db is not None:
                     self._db.execute(_PRUNE, (self.last_seq - self._keep_rows, 2 * CHUNK))
+                    self._db.execute("DELETE FROM late_verdicts WHERE seq <= ?", (self.last_seq - self._keep_rows,))
+                    self._db.execute("DELETE FROM triggers WHERE no <= ?", (self._last_trigger - self._keep_rows,))
 
 
 def _probe(db: sqlite3.Connection) -> None:
@@ -482,11 +525,16 @@ def _values(result: Result) -> _Values:
         _text(result.camera.serial),
         _text(result.product),
         result.model.sha256,
-        result.confidence if math.isfinite(result.confidence) else 0.0,
+        _finite(result.confidence),
         result.late,
         0,
         result.payload(),
+        result.trigger_no,
     )
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
 
 
 def _text(text: str) -> str:

@@ -15,8 +15,11 @@ from pathlib import Path
 
 log = logging.getLogger("lineward.ledger")
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the tables, kept in SQLite's ``user_version``."""
+
+COLUMNS = 16
+"""Of the table of results."""
 
 POWER_CUT_GAP = 10_000
 """Numbers left out after a power cut, which may have taken the rows of the last second or two with it."""
@@ -40,7 +43,8 @@ CREATE TABLE results (
     confidence REAL NOT NULL,
     late INTEGER NOT NULL,
     acked INTEGER NOT NULL DEFAULT 0,
-    payload BLOB NOT NULL          -- JSON of the topic `result`
+    payload BLOB NOT NULL,         -- JSON of the topic `result`
+    trigger_no INTEGER             -- null: the frame itself was the trigger
 );
 CREATE INDEX outbox ON results (seq) WHERE acked = 0;
 CREATE INDEX by_trigger ON results (trigger_ns);
@@ -54,6 +58,27 @@ CREATE TABLE images (
     created_ns INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX images_by_age ON images (created_ns);
+"""
+
+_SINCE_2 = """
+CREATE TABLE triggers (            -- what was asked for; one without a row in `results` was never answered
+    no INTEGER PRIMARY KEY,
+    trigger_id TEXT NOT NULL,
+    part_id TEXT NOT NULL,
+    source TEXT NOT NULL,          -- command: a trigger; part: an id announced for the next frame
+    given_ns INTEGER NOT NULL,     -- wall clock, nanoseconds since 1970, UTC
+    deadline_ns INTEGER            -- null: starts with the frame
+);
+CREATE INDEX by_trigger_no ON results (trigger_no) WHERE trigger_no IS NOT NULL;
+CREATE TABLE late_verdicts (       -- a verdict that came after its trigger had been answered without it
+    seq INTEGER PRIMARY KEY,       -- the answer that was given
+    verdict TEXT NOT NULL,
+    confidence REAL NOT NULL,
+    defect_probability REAL NOT NULL,
+    anomaly REAL NOT NULL,
+    defect_type TEXT,
+    recorded_ns INTEGER NOT NULL
+);
 """
 
 
@@ -94,8 +119,13 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA wal_autocheckpoint = 0")  # never in the loop's thread: it would wait for the disk
     if version == 0:
-        db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
-    elif path.stat().st_size <= CHECKED_AT_START_BYTES:
+        db.executescript(f"BEGIN; {_TABLES} {_SINCE_2} PRAGMA user_version = {SCHEMA}; COMMIT;")
+        return
+    if version == 1:
+        db.executescript(
+            f"BEGIN; ALTER TABLE results ADD COLUMN trigger_no INTEGER; {_SINCE_2} PRAGMA user_version = 2; COMMIT;"
+        )
+    if path.stat().st_size <= CHECKED_AT_START_BYTES:
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(f"database disk image is malformed: {verdict}")
@@ -141,7 +171,8 @@ def salvage_outbox(aside: Path, db: sqlite3.Connection) -> int:
     """Copy what can still be read of the unacknowledged rows of a damaged database; return how many."""
     copied = 0
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(aside)) as old:
-        for row in old.execute("SELECT * FROM results WHERE acked = 0 ORDER BY seq"):
+        for found in old.execute("SELECT * FROM results WHERE acked = 0 ORDER BY seq"):
+            row = (*found, *[None] * (COLUMNS - len(found)))  # an older file has fewer
             copied += db.execute(f"INSERT OR IGNORE INTO results VALUES ({','.join('?' * len(row))})", row).rowcount  # noqa: S608 - only question marks
     return copied
 

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 PAGE = 500
 """Rows per read: a long read would keep the write-ahead log from being reused."""
 
+SINCE_TRIGGERS = 2
+"""The schema that brought triggers and late verdicts. An older file is brought up to it when the station starts."""
+
+_LATE = "(late = 1 OR EXISTS (SELECT 1 FROM late_verdicts AS l WHERE l.seq = results.seq)) = ?"
+
+HIGHEST_TRIGGER = (
+    "SELECT max(coalesce((SELECT max(no) FROM triggers), 0),"
+    " coalesce((SELECT max(trigger_no) FROM results WHERE trigger_no IS NOT NULL), 0))"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
@@ -56,6 +66,27 @@ class Row:
     late: bool
     acked: bool
     payload: bytes
+    trigger_no: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRow:
+    """What was asked for: a trigger command, or a part id announced for the next frame.
+
+    Attributes
+    ----------
+    source
+        ``command`` or ``part``.
+    given_ns, deadline_ns
+        Wall clock, nanoseconds since 1970, UTC; without a deadline the time runs from the frame.
+    """
+
+    no: int
+    trigger_id: str
+    part_id: str
+    source: str
+    given_ns: int
+    deadline_ns: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +99,19 @@ class ImageRow:
     bytes: int
     kind: str
     created_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LateRow:
+    """A verdict that came after the part had been answered without it; time as in `Row`."""
+
+    seq: int
+    verdict: str
+    confidence: float
+    defect_probability: float
+    anomaly: float
+    defect_type: str | None
+    recorded_ns: int
 
 
 class LedgerReader:
@@ -86,13 +130,32 @@ class LedgerReader:
             if self._db is None:
                 if not self._path.exists():
                     return []
-                uri = self._path.absolute().as_uri() + "?mode=ro"
-                self._db = sqlite3.connect(uri, uri=True, timeout=2.0, isolation_level=None, check_same_thread=False)
+                self._db = self._open()
             try:
                 return self._db.execute(sql, values).fetchall()
             except sqlite3.Error:
                 self._drop()
                 raise
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file; where nobody writes it and we may not either, as one that does not change.
+
+        SQLite reads a file in WAL mode only with an index beside it, which it makes when it may.
+        """
+        uri = self._path.absolute().as_uri() + "?mode=ro"
+        db = sqlite3.connect(uri, uri=True, timeout=2.0, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        except sqlite3.OperationalError:
+            db.close()
+            if self._path.with_name(self._path.name + "-wal").exists():
+                raise
+            uri += "&immutable=1"
+            return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error:
+            db.close()
+            raise
+        return db
 
     def _drop(self) -> None:
         if self._db is not None:
@@ -118,6 +181,7 @@ class LedgerReader:
         self,
         *,
         after_seq: int = 0,
+        newest: int | None = None,
         since_ns: int | None = None,
         until_ns: int | None = None,
         part_id: str | None = None,
@@ -125,30 +189,83 @@ class LedgerReader:
         reason: str | None = None,
         product: str | None = None,
         acked: bool | None = None,
+        late: bool | None = None,
     ) -> Iterator[Row]:
-        """Iterate over the answers that match every given filter, lowest number first.
+        """Iterate over the answers that match every given filter, lowest number first; only the ``newest`` so many.
 
         ``since_ns`` is included and ``until_ns`` is not; both are trigger times on the wall clock, in nanoseconds.
+        ``late``: the answer was late, or a verdict came after it.
         """
-        wanted = {
-            "trigger_ns >= ?": since_ns,
-            "trigger_ns < ?": until_ns,
+        wanted: dict[str, Any] = {
+            # The plus signs keep SQLite from sorting the whole window anew for each page.
+            "+trigger_ns >= ?": since_ns,
+            "+trigger_ns < ?": until_ns,
             "part_id = ?": part_id,
             "verdict = ?": verdict,
             "reason = ?": reason,
             "product = ?": product,
             "acked = ?": acked,
+            _LATE if self.schema() >= SINCE_TRIGGERS else "late = ?": late,
         }
         given = {clause: value for clause, value in wanted.items() if value is not None}
-        where = " AND ".join(["seq > ?", *given])
+        values = tuple(given.values())
+        if part_id:
+            given["part_id != ''"] = None  # the index of part ids leaves out the empty ones
+        first, last = 0, (1 << 63) - 1
+        if since_ns is not None or until_ns is not None:
+            first, last = self._seqs_between(since_ns, until_ns)
+        after_seq = max(after_seq, first - 1)
+        where = " AND ".join(["seq > ?", "seq <= ?", *given])
+        if newest is not None:
+            found = self._fetch(
+                f"SELECT seq FROM results WHERE {where} ORDER BY seq DESC LIMIT 1 OFFSET ?",  # noqa: S608 - ours
+                (after_seq, last, *values, newest - 1),
+            )
+            after_seq = found[0][0] - 1 if found else after_seq
         sql = f"SELECT * FROM results WHERE {where} ORDER BY seq LIMIT {PAGE}"  # noqa: S608 - clauses are ours
         while True:
-            page = self._fetch(sql, (after_seq, *given.values()))
+            page = self._fetch(sql, (after_seq, last, *values))
             for row in page:
                 yield replace(Row(*row), late=bool(row[12]), acked=bool(row[13]))  # SQLite has no truth values
             if len(page) < PAGE:
                 return
             after_seq = page[-1][0]
+
+    def _seqs_between(self, since_ns: int | None, until_ns: int | None) -> tuple[int, int]:
+        """Return lowest and highest number within a time, from the index alone; (1, 0) when there is none."""
+        window = (-(1 << 63) if since_ns is None else since_ns, (1 << 63) - 1 if until_ns is None else until_ns)
+        sql = "SELECT min(seq), max(seq) FROM results WHERE trigger_ns >= ? AND trigger_ns < ?"
+        rows = self._fetch(sql, window)
+        return (rows[0][0], rows[0][1]) if rows and rows[0][0] is not None else (1, 0)
+
+    def late_verdicts(self, first_seq: int, last_seq: int) -> dict[int, LateRow]:
+        """Return the verdicts that came too late for the answers of a range of numbers."""
+        if self.schema() < SINCE_TRIGGERS:
+            return {}
+        rows = self._fetch("SELECT * FROM late_verdicts WHERE seq BETWEEN ? AND ?", (first_seq, last_seq))
+        return {row[0]: LateRow(*row) for row in rows}
+
+    def schema(self) -> int:
+        """Return the version of the tables; 0 for a file that is missing or empty."""
+        rows = self._fetch("PRAGMA user_version")
+        return int(rows[0][0]) if rows else 0
+
+    def select(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Read what no other method reads, for reports."""
+        return self._fetch(sql, values)
+
+    def open_triggers(self) -> list[TriggerRow]:
+        """Return what was asked for and has no answer, lowest number first."""
+        sql = (
+            "SELECT no, trigger_id, part_id, source, given_ns, deadline_ns FROM triggers AS t"
+            " WHERE NOT EXISTS (SELECT 1 FROM results WHERE trigger_no = t.no) ORDER BY no"
+        )
+        return [TriggerRow(*row) for row in self._fetch(sql)]
+
+    def highest_trigger(self) -> int:
+        """Return the highest trigger number on disk; 0 when there is none."""
+        rows = self._fetch(HIGHEST_TRIGGER)
+        return int(rows[0][0]) if rows else 0
 
     def highest_seq(self) -> int:
         """Return the highest number on disk; 0 when there is none."""

@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from paho.mqtt.reasoncodes import ReasonCode
@@ -36,6 +38,13 @@ MOST_IN_FLIGHT = 32
 
 paho reads as many acknowledgements in one go, at 30 us each, before it lets another thread have Python's lock.
 """
+
+
+MOST_RECEIVED = 16
+"""Commands that wait here for `Connection.take`; the broker keeps the others (on 3.1.1: Mosquitto sends 20 ahead)."""
+
+COMMAND_BYTES = 64 << 10
+"""Of a longer payload only so many bytes and one more are handed on: enough to see that it is too long."""
 
 
 class RefusedError(PermissionError):
@@ -92,6 +101,22 @@ class Endpoint:
         return f"{self.host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a client has sent to us; cut off after `COMMAND_BYTES` and one byte.
+
+    Attributes
+    ----------
+    retained
+        The broker kept it: it was said before we came, and nobody knows when.
+    """
+
+    topic: str
+    payload: bytes
+    retained: bool
+    mid: int = 0
+
+
 class Connection:
     """Connects when made; afterwards `publish` and `step` until one of them raises `LostError`, then `abort`.
 
@@ -126,30 +151,43 @@ class Connection:
         self._refused: str = ""
         self._lost: tuple[str, int] | None = None
         self._accepted: Properties | None = None
+        self._subscribed: list[ReasonCode] = []
+        self._received: deque[Message] = deque()
         self._most = MOST_IN_FLIGHT
         self._client = client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=endpoint.client_id,
             protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
+            manual_ack=True,
         )
         client.max_inflight_messages = 0  # the window is ours; paho's own makes each acknowledgement cost O(window)
         client.connect_timeout = timeout_s
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
         client.will_set(will_topic, will_payload, qos=1, retain=True)
         client.username_pw_set(endpoint.username, endpoint.password)
         if endpoint.tls is not None:
             client.tls_set_context(endpoint.tls.context())
         try:
-            client.connect(endpoint.host, endpoint.port, endpoint.keepalive_s)
+            client.connect(endpoint.host, endpoint.port, endpoint.keepalive_s, properties=self._wishes())
             sock = self._socket()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else an answer may wait 40 ms for an ACK
             self._most = min(self._most, self._wait_accepted(timeout_s))
         except BaseException:
             self.abort()
             raise
+
+    def _wishes(self) -> Properties | None:
+        """Ask an MQTT 5 broker to hold commands back: more than a few at a time would keep answers waiting."""
+        if not self._v5:
+            return None
+        wishes = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        wishes.ReceiveMaximum = MOST_RECEIVED
+        return wishes
 
     def _wait_accepted(self, timeout_s: float) -> int:
         """Wait for the broker's answer to CONNECT; return how many messages it takes at a time."""
@@ -158,7 +196,7 @@ class Connection:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise LostError(f"accepts the connection and then says nothing for {timeout_s:g} s")
-            self.step(left)
+            self._wait(left)
         return int(getattr(self._accepted, "ReceiveMaximum", MOST_IN_FLIGHT))
 
     # ---- paho's callbacks
@@ -183,6 +221,18 @@ class Connection:
         elif tag:
             self._acked.append(tag)
 
+    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any) -> None:
+        self._subscribed = reasons
+
+    def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        payload = bytes(message.payload[: COMMAND_BYTES + 1])
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # no broker should let it through
+            client.ack(message.mid, message.qos)
+            return
+        self._received.append(Message(topic, payload, message.retain, message.mid if message.qos else 0))
+
     # ---- the caller's side
 
     @property
@@ -196,6 +246,16 @@ class Connection:
         return len(self._sent)
 
     @property
+    def window(self) -> int:
+        """How many messages the broker lets us send before it has acknowledged one; at least 1."""
+        return self._most
+
+    @property
+    def received(self) -> int:
+        """Messages that wait for `take`."""
+        return len(self._received)
+
+    @property
     def waiting_s(self) -> float:
         """Age of the oldest message that is not acknowledged, in seconds; 0 when there is none."""
         for _, sent_s in self._sent.values():  # in order of sending
@@ -205,8 +265,11 @@ class Connection:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int = 0, tag: int = 0) -> None:
         """Send one message with QoS 1; `step` returns a ``tag`` other than 0 once the broker has it.
 
-        ``expiry_s`` is whole seconds, 0 for none, and has no effect on MQTT 3.1.1. Raises `LostError`.
+        Waits while the window is full: a broker that is sent more than it takes hangs up. ``expiry_s`` is whole
+        seconds, 0 for none, and has no effect on MQTT 3.1.1. Raises `LostError` or `RefusedError`.
         """
+        while self.room < 1:
+            self._wait(self._silence_s)
         properties = None
         if expiry_s and self._v5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -216,11 +279,47 @@ class Connection:
             raise LostError(*(self._lost or ("connection lost", 0)))
         self._sent[info.mid] = (tag, time.monotonic())
 
+    def subscribe(self, topic_filters: Sequence[str], *, timeout_s: float = 3.0) -> None:
+        """Ask for messages with QoS 1 and wait until the broker agrees; `take` returns what comes.
+
+        Raises `RefusedError` when the broker does not let us read there, and `LostError`.
+        """
+        self._subscribed = []
+        code, _ = self._client.subscribe([(name, 1) for name in topic_filters])
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise LostError(*(self._lost or ("connection lost", 0)))
+        deadline = time.monotonic() + timeout_s
+        while not self._subscribed:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LostError(f"says nothing to a subscription for {timeout_s:g} s")
+            self._wait(left)
+        for name, reason in zip(topic_filters, self._subscribed, strict=False):
+            if reason.is_failure:
+                raise RefusedError(f"does not let us subscribe to {name}: {reason}")
+
+    def take(self) -> Message | None:
+        """Return the oldest message received and let the broker send another for it; None when there is none.
+
+        Raises `LostError`.
+        """
+        if not self._received:
+            return None
+        message = self._received.popleft()
+        if message.mid and self._client.ack(message.mid, 1) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise LostError(*(self._lost or ("connection lost", 0)))
+        return message
+
     def step(self, timeout_s: float, wake_fd: int = -1) -> list[int]:
         """Wait for the network or ``wake_fd``, at most ``timeout_s``; return the tags acknowledged meanwhile.
 
         Raises `LostError` or `RefusedError`.
         """
+        self._wait(timeout_s, wake_fd)
+        acked, self._acked = self._acked, []
+        return acked
+
+    def _wait(self, timeout_s: float, wake_fd: int = -1) -> None:
         client = self._client
         sock = self._socket()
         poll = select.poll()
@@ -241,8 +340,6 @@ class Connection:
             raise LostError(*self._lost)
         if self.waiting_s > self._silence_s:
             raise LostError(f"acknowledges nothing for {self._silence_s:g} s")
-        acked, self._acked = self._acked, []
-        return acked
 
     def finish(self, timeout_s: float) -> list[int]:
         """Wait until everything is acknowledged, say good-bye (no last will) and hang up; return the last tags."""

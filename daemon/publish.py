@@ -2,7 +2,8 @@
 
 Two streams leave here. `result` carries every answer in order, out of the ledger's outbox whenever the direct way was
 not open, and an answer leaves the outbox only when the broker has acknowledged it. `result/plc`, `result/verdict` and
-`result/part_id` carry an answer now or never: a PLC must not act on a part that is gone.
+`result/part_id` carry an answer now or never: a PLC must not act on a part that is gone. Commands come in by the same
+connection and are acknowledged on it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lineward.daemon.inbox import Inbox
 from lineward.daemon.mqtt import TAKEN_OVER, Connection, Endpoint, LostError, RefusedError, Tls
-from lineward.daemon.result import mark_late, plc_string
+from lineward.daemon.outbox import Outbox
+from lineward.daemon.result import plc_string
 from lineward.daemon.retry import Outage, delay_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lineward.daemon.ledger import Ledger, OutboxRow
+    from lineward.daemon.inbox import OnCommand
+    from lineward.daemon.ledger import Ledger
     from lineward.daemon.result import Result
 
 __all__ = ["Endpoint", "Publisher", "Tls"]
@@ -36,7 +40,6 @@ STATS_S = 10.0
 CONNECT_S = 3.0
 FRESH_QUEUE = 256
 """Answers that may wait for this thread; beyond that they come from the ledger, late for a PLC."""
-READ_ROWS = 32
 ANSWER_MESSAGES = 4
 """What one answer is on the wire: `result/plc`, `result/verdict`, `result/part_id`, `result`."""
 FULL_PAUSE_S = 0.005
@@ -75,6 +78,8 @@ class Publisher:
         Gives the payload of `stats`, every 10 s; called in this thread.
     alive_s
         `heartbeat` is published only while the last `beat` is younger than this, in seconds.
+    on_command
+        Called in this thread for each command, as `Inbox` describes; without it nothing is subscribed to.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Publisher:
         ledger: Ledger,
         stats: Callable[[], Mapping[str, Any]] | None = None,
         alive_s: float = 3.0,
+        on_command: OnCommand | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._base = base_topic.rstrip("/") + "/"
@@ -96,7 +102,8 @@ class Publisher:
         self._stats = stats
         self._alive_s = alive_s
         self._fresh: deque[_Handed] = deque()
-        self._rows: deque[OutboxRow] = deque()
+        self._outbox = Outbox(ledger)
+        self._inbox = None if on_command is None else Inbox(self._base, on_command)
         self._retained: dict[str, bytes] = {}
         self._changed: dict[str, None] = {}
         self._retained_lock = threading.Lock()
@@ -107,10 +114,6 @@ class Publisher:
         self._stop = threading.Event()
         self._up = threading.Event()
         self._outage = Outage(log, f"broker {endpoint}")
-        self._sent_seq = 0
-        self._behind = True
-        self._rereads = 0
-        self._in_flight: set[int] = set()
         self._quick_losses = 0
         self._takeover_s = float("-inf")
         self._heartbeat = 0
@@ -143,6 +146,11 @@ class Publisher:
             return self._takeover_text()
         return ""
 
+    @property
+    def command_trouble(self) -> str:
+        """What is wrong with the commands that come, in one line; empty when all is well."""
+        return "" if self._inbox is None else self._inbox.trouble
+
     def counters(self) -> dict[str, int | float | bool]:
         """Return what `stats` says about MQTT; ``outage_s`` is seconds without a broker since the start."""
         return {
@@ -152,6 +160,8 @@ class Publisher:
             "reconnects": max(0, self.connections - 1),
             "outage_s": round(self._outage.total_s, 1),
             "outbox": self._ledger.outbox_size,
+            "commands": 0 if self._inbox is None else self._inbox.received,
+            "acknowledgements_lost": 0 if self._inbox is None else self._inbox.acks_lost,
         }
 
     def wait_connected(self, timeout_s: float) -> bool:
@@ -164,14 +174,28 @@ class Publisher:
         Returns the result with ``latency.publish`` filled in and ``latency.total`` grown by it (milliseconds).
         """
         began_ns = time.perf_counter_ns()
-        if self._up.is_set() and len(self._fresh) < FRESH_QUEUE:
-            self._fresh.append(_Handed(result, self._useful_until_s(result)))
+        up = self._up.is_set()
+        useful_until_s = self._useful_until_s(result)
+        if up or result.deadline_unix_ns is None:
+            self._outbox.expect(result.seq, useful_until_s)
+        if up and len(self._fresh) < FRESH_QUEUE:
+            self._fresh.append(_Handed(result, useful_until_s))
         else:
-            self._behind = True  # the ledger has it
+            self._outbox.look_again()  # the ledger has it
         self._wake()
         publish_ms = (time.perf_counter_ns() - began_ns) / 1e6
         latency = result.latency
         return replace(result, latency=replace(latency, publish=publish_ms, total=latency.total + publish_ms))
+
+    def acknowledge_command(self, name: str, payload: bytes) -> None:
+        """Publish the acknowledgement of a command on ``ack/<name>``, from any thread; never blocks and never fails.
+
+        Acknowledgements keep their order and go before results of the outbox. Like an answer for the PLC they go out
+        on this connection or never.
+        """
+        if self._inbox is not None and self._up.is_set():
+            self._inbox.acknowledge(name, payload)
+            self._wake()
 
     def beat(self) -> None:
         """Say that the inspection loop is alive, judging or waiting for a part; without it `heartbeat` stops."""
@@ -268,6 +292,9 @@ class Publisher:
             finally:
                 self._up.clear()
                 self._fresh.clear()
+                self._outbox.lost()
+                if self._inbox is not None:
+                    self._inbox.forget()
             self._stop.wait(delay_s(self._last_error, attempt))
 
     _last_error: OSError = OSError()
@@ -300,6 +327,7 @@ class Publisher:
                 self._awake = False
                 self._take(link.step(self._pause_s(link), self._wake_fd))
                 self._read_wake()
+                self._obey(link)
                 self._answer(link)
                 self._deliver(link)
                 self._tick(link)
@@ -309,14 +337,13 @@ class Publisher:
             self._take(link.finish(0.6))
         finally:
             link.abort()
-            self._in_flight.clear()
 
     def _greet(self, link: Connection) -> None:
-        """Publish the state and, after it, `online`: the broker may still hold the `offline` of our last will."""
+        """Subscribe, publish the state and, after it, `online`: the broker may hold the `offline` of our last will."""
         self._fresh.clear()
-        self._rows.clear()
-        self._sent_seq = 0
-        self._behind = True
+        self._outbox.restart()
+        if self._inbox is not None:
+            link.subscribe([self._inbox.topic_filter], timeout_s=CONNECT_S)
         with self._retained_lock:
             retained = dict(self._retained)
             self._changed.clear()
@@ -334,27 +361,43 @@ class Publisher:
 
     def _pause_s(self, link: Connection) -> float:
         """Return how long the next step may wait: not at all while there is something to send and room for it."""
-        if self._fresh and link.room < ANSWER_MESSAGES:
-            return FULL_PAUSE_S
-        waiting = self._fresh or self._changed or self._stop.is_set()
-        if waiting or ((self._behind or self._rows) and link.room > KEPT_FREE):
+        if self._fresh:
+            return 0.0 if link.room >= _answer_room(link) else FULL_PAUSE_S
+        if self._changed or self._stop.is_set():
             return 0.0
-        return max(0.0, min(self._due.values()) - time.monotonic())
+        if self._outbox.waiting and link.room > _kept_free(link):
+            return 0.0
+        pause_s = max(0.0, min(self._due.values()) - time.monotonic())
+        if self._inbox is None:
+            return pause_s
+        if self._inbox.waiting and link.room > 0:
+            return 0.0
+        return min(pause_s, self._inbox.pause_s()) if link.received else pause_s
 
     def _take(self, acked: list[int]) -> None:
         if acked:
             self.acknowledged += len(acked)
-            self._in_flight.difference_update(acked)
-            self._ledger.acknowledge(acked)
+            self._outbox.acknowledged(acked)
+
+    def _obey(self, link: Connection) -> None:
+        """Take commands and send acknowledgements; in a flood, breathe."""
+        if self._inbox is not None:
+            busy = link.received > 0
+            self._inbox.obey(link)
+            self._inbox.send(link)
+            if busy and link.received and not self._fresh:
+                time.sleep(BREATH_S)
 
     def _answer(self, link: Connection) -> None:
         """Send what was handed over: to the PLC now or never, to `result` when everything before it is out."""
         while self._fresh:
-            if link.room < ANSWER_MESSAGES:
+            if link.room < _answer_room(link):
                 if time.monotonic() > self._fresh[0].useful_until_s:
-                    self._overtaken(self._fresh.popleft().result)
+                    self._outbox.overtaken(self._fresh.popleft().result.seq)
                     continue
                 return
+            if self._inbox is not None:
+                self._inbox.send(link)  # a trigger is acknowledged before it is answered
             handed = self._fresh.popleft()
             result = handed.result
             in_time = time.monotonic() <= handed.useful_until_s
@@ -363,56 +406,31 @@ class Publisher:
                 link.publish(self._base + "result/plc", result.plc_payload(), expiry_s=self._expiry_s)
                 link.publish(self._base + "result/verdict", str(result.verdict).encode())
                 link.publish(self._base + "result/part_id", plc_string(result.part_id).encode())
-            if result.seq == self._sent_seq + 1 and not (self._behind or self._rows):
+            if self._outbox.is_next(result.seq):
                 self._send(link, result.seq, result.payload(late=result.late or not in_time))
             else:
-                self._overtaken(result)
-
-    def _overtaken(self, result: Result) -> None:
-        if result.seq > self._sent_seq:
-            self._behind = True
+                self._outbox.overtaken(result.seq)
 
     def _deliver(self, link: Connection) -> None:
         """Send rows of the outbox, lowest first; stops for an answer that comes in between."""
-        if self._rereads != self._ledger.rereads:
-            self._rereads = self._ledger.rereads
-            self._rows.clear()
-            self._sent_seq = 0
-            self._behind = True
-        if (self._rows or self._behind) and link.room > KEPT_FREE and not self._fresh:
+        self._outbox.refresh()
+        if self._outbox.waiting and link.room > _kept_free(link) and not self._fresh:
             self._burst(link)
             time.sleep(BREATH_S)
 
     def _burst(self, link: Connection) -> None:
-        for _ in range(min(BURST_ROWS, link.room - KEPT_FREE)):
-            if self._fresh or (not self._rows and not self._read()):
+        for _ in range(min(BURST_ROWS, link.room - _kept_free(link))):
+            if self._fresh:
                 return
-            row = self._rows.popleft()
-            if row.seq not in self._in_flight:
-                self._send(link, row.seq, mark_late(row.payload) if self._is_late(row) else row.payload)
-
-    def _read(self) -> bool:
-        """Read the next rows of the outbox; False when there are none, and the direct way is open again."""
-        self._behind = False  # before looking: whoever sets it from now on wants another look
-        known = self._ledger.last_seq
-        self._rows.extend(self._ledger.unacknowledged(self._sent_seq, READ_ROWS))
-        if self._rows:
-            self._behind = True
-            return True
-        self._sent_seq = max(self._sent_seq, known)
-        return False
+            row = self._outbox.next()
+            if row is None:
+                return
+            self._send(link, *row)
 
     def _send(self, link: Connection, seq: int, payload: bytes) -> None:
         link.publish(self._base + "result", payload, tag=seq)
-        self._in_flight.add(seq)
-        self._sent_seq = seq
+        self._outbox.sent(seq)
         self.published += 1
-
-    def _is_late(self, row: OutboxRow) -> bool:
-        now = time.time_ns()
-        if row.deadline_ns is not None:
-            return now > row.deadline_ns
-        return now - row.recorded_ns > self._late_after_s * 1e9
 
     def _tick(self, link: Connection) -> None:
         """Publish what changed, the heartbeat and the statistics."""
@@ -441,6 +459,14 @@ class Publisher:
             log.exception("stats are not published")
         else:
             link.publish(self._base + "stats", payload, retain=True)
+
+
+def _answer_room(link: Connection) -> int:
+    return min(ANSWER_MESSAGES, link.window)
+
+
+def _kept_free(link: Connection) -> int:
+    return min(KEPT_FREE, link.window // 2)
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -67,6 +67,8 @@ class Result:
         1 for the first answer of a station, one more for each; survives restarts.
     trigger_unix_ns, published_unix_ns
         Wall-clock times in nanoseconds since 1970, UTC.
+    trigger_no
+        Number of the ledger's trigger that this answers, or None when the frame itself was the trigger.
     deadline_unix_ns
         When the answer is of no more use to the line, or None for a replay where nobody waits.
     """
@@ -87,6 +89,7 @@ class Result:
     defect_type: str | None = None
     part_id: str = ""
     trigger_id: str = ""
+    trigger_no: int | None = None
     exposure_device_ns: int | None = None
     deadline_unix_ns: int | None = None
     simulated: bool = False

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lineward.models.verdict import Thresholds
+
 CPU = "CPUExecutionProvider"
 
 
@@ -45,6 +47,8 @@ class Session:
         Execution providers in order of wish. The CPU is always there as the last resort.
     intra_op_threads
         Threads of one inference.
+    roi, thresholds
+        Instead of the bundle's own.
     spinning
         Whether waiting threads burn their core; faster by a little, but the camera process may need that core.
 
@@ -68,12 +72,14 @@ class Session:
         providers: Sequence[str] = (CPU,),
         intra_op_threads: int = 2,
         spinning: bool = False,
+        roi: tuple[float, float, float, float] | None = None,
+        thresholds: Thresholds | None = None,
     ) -> None:
         bundle = load_bundle(path)
         self.manifest = bundle.manifest
         self.sha256 = bundle.sha256
-        self._spec = bundle.manifest.input
-        self._thresholds = bundle.manifest.thresholds.thresholds()
+        self._spec = bundle.manifest.input if roi is None else bundle.manifest.input.model_copy(update={"roi": roi})
+        self._thresholds = thresholds or bundle.manifest.thresholds.thresholds()
         self._types = bundle.manifest.defect_types
         self._names = [name for name in Outputs._fields if name != "defect_type_scores" or self._types]
         available = onnxruntime.get_available_providers()
@@ -97,9 +103,14 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
         return onnxruntime.InferenceSession(model, options, providers=providers)
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of a prepared image."""
+        return self._spec.height, self._spec.width, self._spec.channels
+
     def warm_up(self, runs: int = 3) -> None:
         """Judge a few grey images, so that the first part does not pay for first-use allocations."""
-        grey = np.full((self._spec.height, self._spec.width, self._spec.channels), 127, np.uint8)
+        grey = np.full(self.input_shape, 127, np.uint8)
         for _ in range(runs):
             self.run(grey)
 

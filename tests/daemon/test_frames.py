@@ -12,10 +12,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.daemon.desk import Desk, recipe
 
 from lineward.daemon import frames as frames_module
 from lineward.daemon.frames import FrameSource
-from lineward.daemon.health import Alarms, Health
 from lineward.daemon.states import Event, State, StateMachine
 from lineward.drivers.camera import CameraSettingError
 from lineward.drivers.lifecycle import LINK_TRANSITIONS, Link, Step, WrongStepError, follow
@@ -34,8 +34,9 @@ class Station:
         values = {"rate_hz": 100.0, "width": 128, "height": 96, "memory": str(tmp_path / "line"), **options}
         self.camera = CameraProcess("simulated", values, silence_limit_s=0.6)
         self.stop = threading.Event()
-        self.health = Health(tmp_path)
-        self.alarms = Alarms()
+        self.desk = Desk(tmp_path / "storage")
+        self.desk.book.activate(recipe(settings=settings))
+        self.health, self.alarms = self.desk.health, self.desk.alarms
         self.changes: list[State] = []
         self.states = StateMachine(lambda status: self.changes.append(status.state))
         self.states.handle(Event.MODEL_READY)
@@ -49,14 +50,17 @@ class Station:
             states=self.states,
             alarms=self.alarms,
             health=self.health,
+            book=self.desk.book,
+            answers=self.desk.answers,
             alive=lambda: None,
         )
 
     def close(self) -> None:
         self.source.close()
+        self.desk.close()
 
     def take(self, count: int) -> list[int]:
-        return [frame.frame_id for frame in itertools.islice(self.source, count)]
+        return [part.frame.frame_id for part in itertools.islice(self.source, count) if part.frame is not None]
 
 
 @pytest.mark.parametrize(("link", "step"), list(itertools.product(Link, Step)))

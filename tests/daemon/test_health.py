@@ -42,7 +42,7 @@ def test_stats_are_json_and_add_up(tmp_path: Path, make_result: Callable[..., Re
     for i in range(200):
         verdict = ("pass", "pass", "fail", "review")[i % 4]
         reason = "low_confidence" if verdict == "review" else ""
-        health.beat(replace(make_result(verdict=verdict, reason=reason), latency=Latency(total=float(i))))
+        health.count(replace(make_result(verdict=verdict, reason=reason), latency=Latency(total=float(i))))
     stats = json.loads(json.dumps(health.stats(), allow_nan=False))
     assert stats["answers"] == 200
     assert stats["verdicts"] == {"pass": 100, "fail": 50, "review": 50}

@@ -3,73 +3,39 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
+from tests.daemon.desk import CAMERA, PASS, Desk, frame, recipe
 
-from lineward.daemon.health import Alarms, Health
-from lineward.daemon.ledger import Ledger
-from lineward.daemon.loop import Station, draft_result, inspect
-from lineward.daemon.publish import Endpoint, Publisher
-from lineward.daemon.result import ModelRef
-from lineward.daemon.review import ReviewStore
-from lineward.drivers.camera import CameraInfo, Frame
+from lineward.daemon.answers import draft_result
+from lineward.daemon.loop import inspect
 from lineward.models.verdict import Decision, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-CAMERA = CameraInfo(name="test", serial="T-1", driver="folder", realtime=True, simulated=True)
-STATION = Station("bracket", ModelRef("bracket", "1", "ab"), CAMERA, deadline_ms=5000)
-PASS = Verdict(Decision.PASS, "", 0.97, 0.03, 0.2, prepare_ms=1, infer_ms=2, decide_ms=3)
+    import numpy as np
+
+    from lineward.drivers.camera import Frame
 
 
-class Line:
-    """The loop's partners, all real; the broker is simply not there."""
+class Line(Desk):
+    """A loop over frames that are already there."""
 
-    def __init__(self, root: Path) -> None:
-        self.ledger = Ledger(root)
-        self.results = Publisher(
-            Endpoint("127.0.0.1", 9, "loop-test"), "lineward/a/b/c", deadline_ms=200, ledger=self.ledger
-        )
-        self.troubles: list[str] = []
-        self.review = ReviewStore(
-            root, self.ledger, keep_per_hour=100, max_bytes=10**8, keep_fails=False, on_trouble=self.troubles.append
-        )
-        self.health = Health(root)
-        self.alarms = Alarms()
-
-    def inspect(self, frames: list[Frame], judge: Callable[..., Verdict], station: Station = STATION) -> None:
-        inspect(
-            frames,
-            judge,
-            station,
-            ledger=self.ledger,
-            results=self.results,
-            review=self.review,
-            health=self.health,
-            alarms=self.alarms,
-        )
-
-    def rows(self) -> list[tuple[int, str, str, bool]]:
-        return [(row.seq, row.verdict, row.reason, row.late) for row in self.ledger.rows()]
+    def inspect(self, frames: list[Frame], judge: Callable[..., Verdict]) -> None:
+        self.book.activate(recipe(judge))
+        parts = (self.book.from_frame(each) for each in frames)
+        inspect(parts, self.answers, review=self.review, heart=self.results, alarms=self.alarms)
 
 
 @pytest.fixture
 def line(tmp_path: Path) -> Iterator[Line]:
-    line = Line(tmp_path)
-    yield line
-    line.review.close()
-    line.results.close()
-    line.ledger.close()
-
-
-def frame(frame_id: int = 1, *, age_s: float = 0.0) -> Frame:
-    received_ns = time.monotonic_ns() - round(age_s * 1e9)
-    return Frame(np.full((4, 4), frame_id, np.uint8), frame_id, received_ns, source=f"part {frame_id}")
+    with closing(Line(tmp_path)) as line:
+        yield line
 
 
 def test_every_frame_has_one_row_in_order_whatever_the_verdict(line: Line) -> None:
@@ -108,16 +74,18 @@ def test_a_verdict_after_the_deadline_is_undecided_and_late(line: Line) -> None:
     assert line.rows() == [(1, "pass", "", False), (2, "undecided", "timeout", True)]
 
 
-def test_a_replay_has_no_deadline(line: Line) -> None:
+def test_a_replay_has_no_deadline(tmp_path: Path) -> None:
     """Files wait in the ring for as long as it takes; their time starts when they are taken."""
-    replay = replace(STATION, camera=replace(CAMERA, realtime=False))
-    line.inspect([frame(0, age_s=6)], lambda _image: PASS, replay)
-    assert line.rows() == [(1, "pass", "", False)]
+    with closing(Line(tmp_path, camera=replace(CAMERA, realtime=False))) as line:
+        line.inspect([frame(0, age_s=6)], lambda _image: PASS)
+        assert line.rows() == [(1, "pass", "", False)]
 
 
-def test_times_are_consistent() -> None:
+def test_times_are_consistent(line: Line) -> None:
     """Stages come from the verdict, totals run from the trigger, wall clock and monotonic clock agree."""
-    result = draft_result(frame(3, age_s=0.1), PASS, STATION, time.monotonic_ns())
+    line.book.activate(recipe())
+    part = line.book.from_frame(frame(3, age_s=0.1))
+    result = draft_result(part, PASS, CAMERA, time.monotonic_ns())
     assert (result.latency.prepare, result.latency.infer, result.latency.decide) == (1, 2, 3)
     assert 100 <= result.latency.grab <= result.latency.total
     assert result.deadline_unix_ns == result.trigger_unix_ns + 5_000_000_000

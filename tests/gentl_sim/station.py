@@ -1,4 +1,4 @@
-"""A frame source on a camera process on the simulated producer, and faults that befall it while it runs."""
+"""A line on a camera process on the simulated producer, and faults that befall it while it runs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gentl_sim.gentl_sim import Control, Crash, Hang, SimDevice
-from lineward.daemon.frames import FrameSource
-from lineward.daemon.health import Alarms, Health
-from lineward.daemon.states import Event, StateMachine
+from lineward.daemon.frames import GRAB_S, LONGEST_BACKOFF_S
+from lineward.daemon.retry import delay_s
+from lineward.drivers.camera import CameraError, Frame
 from lineward.drivers.process import CameraProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-
-    from lineward.drivers.camera import Frame
 
 SETTINGS = {"TestPattern": "FrameId", "ExposureTime": 100.0, "AcquisitionFrameRate": 100.0}
 STALE_S = 0.5
@@ -31,6 +29,12 @@ def is_torn(frame: Frame) -> bool:
     """Tell a frame whose pixels do not all carry its own number."""
     numbers = frame.image.view("<u4")
     return bool((numbers != frame.frame_id).any())
+
+
+def shared_memory() -> int:
+    """Return how many frame rings this process has mapped."""
+    gc.collect()
+    return Path("/proc/self/maps").read_text().count("memfd:lineward-frames")
 
 
 def children() -> int:
@@ -70,6 +74,9 @@ def _quiet(device: SimDevice, *, hang: Hang | None = None, slow_s: float = 0.0) 
     device.hang(hang or 0)
 
 
+NO_FAULT = Fault(lambda _device: None, lambda _device: None, 1.0)
+"""What the machine itself does to a line in the same time."""
+
 FAULTS: dict[str, Fault] = {
     "incomplete": Fault(
         lambda device: device.incomplete(3),
@@ -85,6 +92,9 @@ FAULTS: dict[str, Fault] = {
     "crash": Fault(SimDevice.crash, lambda device: device.wait(lambda d: d.crash_done == d.crash_wanted)),
     "hung event": Fault(lambda device: device.hang(Hang.EVENT), SimDevice.heal, hung=True),
     "hung read": Fault(lambda device: _quiet(device, hang=Hang.READ), SimDevice.heal, hung=True),
+    "hung open": Fault(
+        lambda device: (device.hang(Hang.OPEN), device.lose(), device.come_back())[-1], SimDevice.heal, hung=True
+    ),
     "hung write": Fault(lambda device: _reopen(device, Hang.WRITE), SimDevice.heal, hung=True),
     "hung start": Fault(lambda device: _reopen(device, Hang.START), SimDevice.heal, hung=True),
 }
@@ -105,36 +115,49 @@ class Outcome:
     openings: int = 0
     processes_left: int = 0
     descriptors_left: int = 0
+    memory_left: int = 0
+    stalls_ms: list[float] = field(default_factory=list)
+    """By how much each tick of another thread of this process came too late."""
 
 
 class Station:
-    """The parts around a frame source, all real."""
+    """A line that goes on: opens its camera, judges what comes, and opens it anew when it is lost.
 
-    def __init__(self, producer: Path, control: Control, folder: Path, serial: str = "SIM-A") -> None:
+    The waits between two tries are the daemon's own: the first comes at once, the others after 0.5 to 1 s.
+    """
+
+    def __init__(self, producer: Path, control: Control, serial: str = "SIM-A") -> None:
         self.device = control[serial]
         self.camera = CameraProcess("genicam", {"producers": [str(producer)], "serial": serial})
-        self.health = Health(folder)
-        states = StateMachine(lambda _status: None)
-        states.handle(Event.MODEL_READY)
-        self.source = FrameSource(
-            self.camera,
-            SETTINGS,
-            trigger="free_run",
-            memory_mb=4096,
-            silent_s=10,
-            stop=threading.Event(),
-            states=states,
-            alarms=Alarms(),
-            health=self.health,
-            alive=lambda: None,
-        )
+        self._openings = 0
+
+    def _frames(self) -> Generator[Frame]:
+        attempt = 0
+        while True:
+            try:
+                self.camera.open()
+                self.camera.configure(SETTINGS)
+                self.camera.start()
+                self._openings += 1
+                attempt = 0
+                while True:
+                    got = self.camera.grab(GRAB_S)
+                    if isinstance(got, Frame):
+                        yield got
+            except CameraError as error:
+                self.camera.close()
+                if attempt:
+                    time.sleep(min(LONGEST_BACKOFF_S, delay_s(error, attempt)))
+                attempt += 1
 
     def suffer(self, fault: Fault, repetitions: int) -> Outcome:
         """Provoke a fault in mid-run again and again, and judge every frame that comes."""
-        before = children(), descriptors()
+        before = children(), descriptors(), shared_memory()
         outcome = Outcome()
         seen: list[tuple[int, int, int]] = []  # opening, frame number, frames counted as missing before it
-        frames: Generator[Frame] = iter(self.source)  # type: ignore[assignment]
+        frames = self._frames()
+        ticker = Ticker()
+        ticker.start()
 
         def judge() -> Frame:
             frame = next(frames)
@@ -143,7 +166,7 @@ class Station:
             outcome.frames += 1
             outcome.torn += is_torn(frame)
             outcome.stale += now_ns - frame.device_ns > STALE_S * 1e9
-            seen.append((self.health.camera_openings, frame.frame_id, sum(frame.missing.values())))
+            seen.append((self._openings, frame.frame_id, sum(frame.missing.values())))
             return frame
 
         for _ in range(repetitions):
@@ -158,16 +181,43 @@ class Station:
                 assert time.monotonic() < deadline, "inspection did not resume"
             outcome.resumed_s.append((time.monotonic_ns() - saboteur.counts_from_ns) / 1e9)
             saboteur.join()
+        outcome.stalls_ms = ticker.stop()
         frames.close()
-        self.source.close()
+        self.camera.stop()
+        self.camera.close()
         for (opening, number, _), (opening_after, number_after, missing) in pairwise(seen):
             if opening == opening_after:
                 outcome.disordered += number_after <= number
                 outcome.unexplained += abs(number_after - number - 1 - missing)
-        outcome.openings = self.health.camera_openings
+        outcome.openings = self._openings
         outcome.processes_left = children() - before[0]
         outcome.descriptors_left = descriptors() - before[1]
+        outcome.memory_left = shared_memory() - before[2]
         return outcome
+
+
+class Ticker(threading.Thread):
+    """Stands for what else runs in the inspection process, a deadline clock above all: how long was it held up?"""
+
+    PERIOD_S = 0.002
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._ends = threading.Event()
+        self._held_up_ms: list[float] = []
+
+    def run(self) -> None:
+        due = time.monotonic()
+        while not self._ends.is_set():
+            due = max(due + self.PERIOD_S, time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
+            self._held_up_ms.append((time.monotonic() - due) * 1e3)
+
+    def stop(self) -> list[float]:
+        """Return by how many milliseconds each tick came too late."""
+        self._ends.set()
+        self.join()
+        return self._held_up_ms
 
 
 class Saboteur(threading.Thread):

@@ -1,0 +1,171 @@
+"""Changing over: a recipe is prepared here, beside the running line, and put in force between two parts.
+
+The same way serves a product changeover, the promotion of a new model and the way back to an old one.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from lineward.daemon.recipes import Switch
+from lineward.models.bundle import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from lineward.daemon.health import Alarms
+    from lineward.daemon.recipes import ActiveRecipe, Recipe, Recipes
+    from lineward.daemon.triggers import TriggerBook
+
+    Reply = Callable[[str], None]
+
+log = logging.getLogger("lineward.recipe")
+
+LOOK_S = 1.0
+"""How often the model store is looked at: a promotion is in force a second later."""
+
+
+class Refused(Exception):  # noqa: N818 - an answer to a command, not a fault
+    """The request is turned down at once: ``word`` for the PLC, ``text`` for a person."""
+
+    def __init__(self, word: str, text: str) -> None:
+        super().__init__(text)
+        self.word = word
+
+
+class Changeover:
+    """Prepares one recipe at a time in a thread of its own.
+
+    Parameters
+    ----------
+    in_force
+        Called by the loop, between two parts, when another recipe is in force.
+    """
+
+    def __init__(
+        self, recipes: Recipes, book: TriggerBook, alarms: Alarms, in_force: Callable[[ActiveRecipe], None]
+    ) -> None:
+        self._recipes = recipes
+        self._book = book
+        self._alarms = alarms
+        self._in_force = in_force
+        self._lock = threading.Lock()
+        self._busy = ""
+        self._wanted: queue.Queue[tuple[str, Reply] | None] = queue.Queue()
+        self._unusable: Path | None = None
+        self._thread = threading.Thread(target=self._run, name="changeover", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take requests and to watch the model store."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more requests; one that is being prepared is not waited for longer than a second."""
+        self._wanted.put(None)
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def request(self, wanted: str, reply: Reply) -> None:
+        """Change over to a recipe; ``reply`` is called once, with an empty word when it is in force.
+
+        Raises
+        ------
+        Refused
+            Nothing was begun, and ``reply`` is not called.
+        """
+        if self._book.active is None:
+            raise Refused("not_ready", "no model is loaded yet; wait for the state ready or continuous_execution")
+        self._take(wanted)
+        self._wanted.put((wanted, reply))  # found in our own thread: looking for a product reads every bundle
+
+    def _take(self, name: str) -> None:
+        with self._lock:
+            if self._busy:
+                raise Refused("busy", f"the changeover to {self._busy} is not over; wait for its acknowledgement")
+            self._busy = name
+
+    def _run(self) -> None:
+        while True:
+            try:
+                wanted = self._wanted.get(timeout=LOOK_S)
+            except queue.Empty:
+                self._look_at_store()
+                continue
+            if wanted is None:
+                return
+            name, reply = wanted
+            try:
+                recipe = self._recipes.find(name)
+            except ValueError as error:
+                log.warning("changeover refused (unknown_recipe): %s", error)
+                self._end("unknown_recipe", reply)
+            else:
+                self._prepare(recipe, reply)
+
+    def _prepare(self, recipe: Recipe, reply: Reply | None) -> None:
+        began = time.monotonic()
+        log.info("recipe %s is being prepared", recipe.name)
+        try:
+            ready = self._recipes.prepare(recipe)
+        except BundleError as error:
+            self._unusable = self._path(recipe)
+            self._finish(recipe.name, reply, "preparation_failed", str(error))
+            return
+        except Exception as error:  # ONNX Runtime, the disk: whatever it is, the old recipe goes on
+            log.debug("preparing recipe %s failed", recipe.name, exc_info=True)
+            self._finish(recipe.name, reply, "preparation_failed", f"recipe {recipe.name}: {error}")
+            return
+
+        def done(word: str, text: str) -> None:
+            if not word:
+                self._recipes.remember(recipe.name)
+                self._in_force(ready)
+                took = time.monotonic() - began
+                what = f"{ready.product}, model {ready.model.version}"
+                log.info("recipe %s is in force after %.2f s: %s", recipe.name, took, what)
+            self._finish(recipe.name, reply, word, text)
+
+        self._book.post(Switch(ready, done))
+
+    def _finish(self, name: str, reply: Reply | None, word: str, text: str) -> None:
+        """Tell how it went; after a failure the recipe before is still in force."""
+        old = self._book.active
+        kept = f"; {old.name} stays in force" if old is not None else ""
+        self._alarms.set("recipe", f"recipe {name} is not in force: {text}{kept}" if word else "", severity="warning")
+        self._end(word, reply)
+
+    def _end(self, word: str, reply: Reply | None) -> None:
+        with self._lock:
+            self._busy = ""
+        if reply is not None:
+            reply(word)
+
+    def _path(self, recipe: Recipe) -> Path | None:
+        try:
+            return self._recipes.path(recipe)
+        except BundleError:
+            return None
+
+    def _look_at_store(self) -> None:
+        """Follow the model store: another version was promoted, or the last one taken back."""
+        active = self._book.active
+        if active is None:
+            return
+        try:
+            recipe = self._recipes.find(active.name)
+        except ValueError:
+            return
+        path = self._path(recipe)
+        if path in {None, active.path, self._unusable}:
+            return
+        try:
+            self._take(recipe.name)
+        except Refused:
+            return
+        self._unusable = None
+        self._prepare(recipe, None)

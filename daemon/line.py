@@ -1,0 +1,221 @@
+"""A running station: everything it consists of, made in the order in which one part needs the other."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineward.daemon.answers import Answers
+from lineward.daemon.changeover import Changeover
+from lineward.daemon.clock import DeadlineClock
+from lineward.daemon.commands import Commands
+from lineward.daemon.config import ConfigError
+from lineward.daemon.frames import FrameSource
+from lineward.daemon.health import Alarms, Health
+from lineward.daemon.ledger import Ledger
+from lineward.daemon.publish import Endpoint, Publisher, Tls
+from lineward.daemon.recipes import Recipes
+from lineward.daemon.result import rfc3339
+from lineward.daemon.review import ReviewStore
+from lineward.daemon.states import Event, StateMachine, Status
+from lineward.daemon.triggers import Part, Reason, TriggerBook
+from lineward.drivers.process import CameraProcess
+
+if TYPE_CHECKING:
+    import threading
+    from contextlib import ExitStack
+
+    from lineward.daemon.config import Config
+    from lineward.daemon.ledger import TriggerRow
+    from lineward.daemon.recipes import ActiveRecipe
+
+log = logging.getLogger("lineward.run")
+
+STOP_DRAIN_S = 0.4
+"""After SIGTERM the broker gets this long to acknowledge; what is left stays in the outbox for the next start."""
+
+
+class Line:
+    """Everything a running station consists of; taken down in the opposite order by ``stack``."""
+
+    def __init__(self, config: Config, stop: threading.Event, stack: ExitStack) -> None:
+        root = config.storage.root
+        self.drain_s = STOP_DRAIN_S
+        self.health = Health(root)
+        self.alarms = Alarms()
+        self.ledger = Ledger(root)
+        stack.callback(self.ledger.close)
+        self.alarms.set("storage", self.ledger.trouble, logged=True)
+        self.recipes = Recipes(config)
+        self.book = TriggerBook(self.ledger.note_trigger)
+        self.publisher = Publisher(
+            endpoint(config),
+            config.station.base_topic,
+            deadline_ms=config.inspection.deadline_ms,
+            ledger=self.ledger,
+            stats=self._stats,
+            on_command=self._obey,
+        )
+        self.alarms.on_change = self.publisher.set_alarms
+        stack.callback(self._close_publisher)
+        self.review = ReviewStore(
+            root,
+            self.ledger,
+            keep_per_hour=config.review.keep_per_hour,
+            max_bytes=round(config.storage.max_gb * 1e9),
+            keep_fails=config.review.keep_fails,
+            on_trouble=lambda text: self.alarms.set("images", text),
+        )
+        stack.callback(self.review.close)
+        self.answers = Answers(
+            self.book,
+            ledger=self.ledger,
+            results=self.publisher,
+            review=self.review,
+            pulse=self.health,
+            alarms=self.alarms,
+        )
+        self._answer_what_was_left()
+        stack.callback(self._answer_what_waits)
+        self.clock = DeadlineClock(self.book, self.answers)
+        stack.callback(self.clock.close)
+        self.changeover = Changeover(self.recipes, self.book, self.alarms, self._in_force)
+        stack.callback(self.changeover.close)
+        camera = config.camera
+        self.commands = Commands(self.book, self.answers, self.changeover, self.alarms, trigger=camera.trigger)
+        self.states = StateMachine(self._show_state)
+        self._show_state(self.states.status)
+        self.recipe = self.recipes.remembered()
+        options = camera.driver_options()
+        if camera.driver == "simulated":  # its line goes on while its process is replaced, as a real one would
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lineward-camera-"))
+            options["memory"] = str(Path(folder) / "line")
+        self.camera = CameraProcess(camera.driver, options, silence_limit_s=camera.silence_s, hurry=stop)
+        self.source = FrameSource(
+            self.camera,
+            self.recipe.settings,
+            trigger=camera.trigger,
+            memory_mb=camera.memory_mb,
+            silent_s=camera.silent_s,
+            stop=stop,
+            states=self.states,
+            alarms=self.alarms,
+            health=self.health,
+            book=self.book,
+            answers=self.answers,
+            alive=self._alive,
+        )
+        stack.callback(self.source.close)
+
+    def start(self) -> None:
+        """Connect to the broker and take commands; a trigger is answered from now on, a model or not."""
+        self.clock.start()
+        self.publisher.start()
+
+    def use(self, recipe: ActiveRecipe) -> None:
+        """Take the first recipe into service."""
+        self.book.activate(recipe)
+        self._tell_provider(recipe)
+        self.states.handle(Event.MODEL_READY)
+        self.changeover.start()
+
+    def _in_force(self, recipe: ActiveRecipe) -> None:
+        self._tell_provider(recipe)
+        self._show_state(self.states.status)
+
+    def _tell_provider(self, recipe: ActiveRecipe) -> None:
+        session = recipe.session
+        missing = ", ".join(session.missing_providers)
+        self.alarms.set(
+            "provider",
+            f"{missing} is not available, {session.providers[0]} judges instead; install the matching onnxruntime"
+            if missing
+            else "",
+            severity="warning",
+        )
+
+    def _obey(self, name: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001 - as the publisher calls it
+        self.commands.handle(name, payload, retained=retained, acknowledge=self.publisher.acknowledge_command)
+
+    def _answer_what_was_left(self) -> None:
+        """Answer what an earlier process accepted and did not live to answer: late, so no PLC sees it."""
+        left = self.ledger.open_triggers()
+        for row in left:
+            self.answers.undecided(_part_of(row), Reason.ERROR, late=True)
+        if left:
+            log.warning(
+                "%d parts were asked for before the last stop and never inspected: answered as undecided", len(left)
+            )
+
+    def _answer_what_waits(self) -> None:
+        """Answer the triggers that the loop did not come to before it was told to stop."""
+        for part in self.book.close():
+            self.answers.undecided(part, Reason.ERROR)
+
+    def _alive(self) -> None:
+        """Say that the loop is well although no part came: the heartbeat depends on it."""
+        self.publisher.beat()
+        self.commands.look()
+
+    def _show_state(self, status: Status) -> None:
+        active = self.book.active
+        self.publisher.set_state(
+            {
+                "state": status.state,
+                "reason": status.reason,
+                "product": "" if active is None else active.product,
+                "model": "" if active is None else active.model.version,
+                "recipe": "" if active is None else active.name,
+                "since": rfc3339(status.since_unix_ns),
+            }
+        )
+
+    def _stats(self) -> dict[str, Any]:
+        stats = self.health.stats()
+        stats["mqtt"] = self.publisher.counters()
+        stats["images"] = {"kept": self.review.kept, "dropped": self.review.dropped}
+        stats["triggers_waiting"] = self.book.waiting
+        return stats
+
+    def _close_publisher(self) -> None:
+        self.states.handle(Event.STOP, "stopped")
+        # Without a broker there is nothing to wait for when we are told to stop; after a replay it may come back.
+        wait = self.drain_s > STOP_DRAIN_S or self.publisher.connected
+        left = self.publisher.close(self.drain_s if wait else 0.0)
+        log.info("stopped after %d answers%s", self.health.answers, f"; {left} stay in the outbox" if left else "")
+
+
+def _part_of(row: TriggerRow) -> Part:
+    """Make a part of what an earlier process wrote down; its age is reckoned on the wall clock, for want of another."""
+    age_ns = max(0, time.time_ns() - row.given_ns)
+    return Part(row.part_id, row.trigger_id, time.monotonic_ns() - age_ns, None, None, trigger_no=row.no)
+
+
+def endpoint(config: Config) -> Endpoint:
+    """Say where the broker is and who we are there.
+
+    Raises
+    ------
+    ConfigError
+        The password file cannot be read.
+    """
+    mqtt, station = config.mqtt, config.station
+    password = None
+    if mqtt.password_file is not None:
+        try:
+            password = mqtt.password_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"mqtt.password_file = {str(mqtt.password_file)!r}: cannot be read: {error}") from error
+    return Endpoint(
+        host=mqtt.host,
+        port=mqtt.port,
+        client_id=mqtt.client_id or f"lineward-{station.site}-{station.line}-{station.name}",
+        username=mqtt.username,
+        password=password,
+        tls=None if mqtt.tls is None else Tls(mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file),
+        protocol=mqtt.protocol,
+        keepalive_s=mqtt.keepalive_s,
+    )
