@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from lineward.daemon.ledger_commands import ledger_app
 from lineward.daemon.model_commands import models_app
 
 if TYPE_CHECKING:
@@ -293,6 +294,27 @@ def bench(
         print_report(report)
 
 
+@app.command(epilog="Example: `lineward recipe flange --config line.toml`")
+def recipe(
+    name: Annotated[str, typer.Argument(help="Recipe, or the product of its model; `default` is [inspection].")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    wait_s: Annotated[float, typer.Option("--wait-s", min=1, help="How long to wait until it is in force.")] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a running station over to another recipe; the old one judges until the new one is in force."""
+    from lineward.daemon.config import load_config
+    from lineward.daemon.control import send
+
+    answer = send(load_config(config).storage.root, "recipe", {"recipe": name}, timeout_s=wait_s)
+    if as_json:
+        print_json(answer)
+    elif answer["ok"]:
+        typer.echo(f"{name} is in force")
+    else:
+        typer.echo(f"{name} is not in force: {answer['reason']}; the station's log says more", err=True)
+    sys.exit(0 if answer["ok"] else 1)
+
+
 @app.command("plc-check", epilog="Example: `lineward plc-check --config line.toml`")
 def plc_check(
     files: Annotated[
@@ -324,6 +346,7 @@ def plc_check(
 
 
 app.add_typer(models_app, name="models")
+app.add_typer(ledger_app, name="ledger")
 
 
 def print_json(value: Any) -> None:

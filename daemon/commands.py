@@ -50,7 +50,7 @@ PartId = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f
 class _Command(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    id: CommandId | Annotated[int, Field(ge=0, lt=2**53)] = Field(description="Chosen by the sender, echoed back.")
+    id: CommandId | Annotated[int, Field(ge=0, lt=2**31)] = Field(description="Chosen by the sender, echoed back.")
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from lineward.daemon.changeover import Changeover
 from lineward.daemon.clock import DeadlineClock
 from lineward.daemon.commands import Commands
 from lineward.daemon.config import ConfigError
+from lineward.daemon.control import ControlSocket
 from lineward.daemon.frames import FrameSource
 from lineward.daemon.health import Alarms, Health
 from lineward.daemon.ledger import Ledger
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import threading
     from contextlib import ExitStack
 
+    from lineward.daemon.commands import Acknowledge
     from lineward.daemon.config import Config
     from lineward.daemon.ledger import TriggerRow
     from lineward.daemon.recipes import ActiveRecipe
@@ -86,6 +88,8 @@ class Line:
         stack.callback(self.changeover.close)
         camera = config.camera
         self.commands = Commands(self.book, self.answers, self.changeover, self.alarms, trigger=camera.trigger)
+        self.control = ControlSocket(root, self._obey_local)
+        stack.callback(self.control.close)
         self.states = StateMachine(self._show_state)
         self._show_state(self.states.status)
         self.recipe = self.recipes.remembered()
@@ -114,6 +118,7 @@ class Line:
         """Connect to the broker and take commands; a trigger is answered from now on, a model or not."""
         self.clock.start()
         self.publisher.start()
+        self.control.start()
 
     def use(self, recipe: ActiveRecipe) -> None:
         """Take the first recipe into service."""
@@ -139,6 +144,9 @@ class Line:
 
     def _obey(self, name: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001 - as the publisher calls it
         self.commands.handle(name, payload, retained=retained, acknowledge=self.publisher.acknowledge_command)
+
+    def _obey_local(self, name: str, payload: bytes, acknowledge: Acknowledge) -> None:
+        self.commands.handle(name, payload, retained=False, acknowledge=acknowledge)
 
     def _answer_what_was_left(self) -> None:
         """Answer what an earlier process accepted and did not live to answer: late, so no PLC sees it."""

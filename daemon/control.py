@@ -1,0 +1,147 @@
+"""Commands from this machine, over a Unix socket in the storage folder: they work without a broker.
+
+One connection carries one command, a line of JSON ``{"command": "recipe", ...}``, and brings back its acknowledgement as
+one line. Who may write to the storage folder may command the station.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from lineward.daemon.commands import LARGEST_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Handle = Callable[[str, bytes, Callable[[str, bytes], None]], None]
+
+log = logging.getLogger("lineward.control")
+
+NAME = "control"
+READ_S = 2.0
+MOST_WAITING = 16
+
+
+class ControlError(OSError):
+    """The station cannot be reached; the message says what to do."""
+
+
+class ControlSocket:
+    """Listens in a thread of its own; a command whose answer comes later keeps its connection until then.
+
+    Parameters
+    ----------
+    handle
+        Called with the name of the command, its JSON, and where its acknowledgement goes.
+    """
+
+    def __init__(self, root: Path, handle: Handle) -> None:
+        self._handle = handle
+        self._path = root / NAME
+        self._socket: socket.socket | None = None
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen; a folder that does not take a socket is said and leaves the line alone."""
+        try:
+            with contextlib.suppress(FileNotFoundError):  # left by a killed process: the ledger's lock is ours
+                self._path.unlink()
+            listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            _with_short_name(self._path, listening.bind)
+            self._path.chmod(0o660)
+            listening.listen(MOST_WAITING)
+        except OSError as error:
+            log.warning("no commands from this machine: %s: %s", self._path, error.strerror or error)
+            return
+        self._socket = listening
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening and remove the socket."""
+        if self._socket is None:
+            return
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(1.0)
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _run(self) -> None:
+        assert self._socket is not None
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            try:
+                self._serve(connection)
+            except Exception:  # one visitor must not end the thread
+                log.debug("a local command failed", exc_info=True)
+                connection.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(READ_S)
+        line = _read_line(connection)
+        try:
+            content = json.loads(line)
+            name = content.pop("command")
+        except (ValueError, AttributeError, KeyError, RecursionError):
+            name, content = "unknown", {}
+
+        def acknowledge(_name: str, payload: bytes) -> None:
+            with contextlib.suppress(OSError), connection:
+                connection.sendall(payload + b"\n")
+
+        self._handle(str(name), json.dumps(content).encode(), acknowledge)
+
+
+def send(root: Path, command: str, content: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+    """Send one command to the station whose storage folder this is and wait for its acknowledgement.
+
+    Raises
+    ------
+    ControlError
+        Nobody listens, or the answer does not come in time.
+    """
+    path = root / NAME
+    message = json.dumps({"command": command, "id": os.urandom(8).hex(), **content}).encode() + b"\n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            _with_short_name(path, connection.connect)
+            connection.sendall(message)
+            answer: dict[str, Any] = json.loads(_read_line(connection))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise ControlError(f"{path}: no station runs here; start it with `lineward run`") from error
+        except PermissionError as error:
+            raise ControlError(f"{path}: not allowed; use the account that runs the station") from error
+        except (OSError, ValueError) as error:
+            raise ControlError(f"{path}: the station gave no answer within {timeout_s:g} s; look at its log") from error
+    return answer
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(b"\n") and len(data) <= LARGEST_BYTES:
+        some = connection.recv(4096)
+        if not some:
+            break
+        data += some
+    return data
+
+
+def _with_short_name(path: Path, use: Callable[[str], None]) -> None:
+    """Bind or connect to a path of any length: a socket's name may have 107 bytes, a folder's may have more."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        use(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)

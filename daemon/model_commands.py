@@ -1,0 +1,335 @@
+"""`lineward models`: the store of models, and models made elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lineward.models.store import Entry
+
+models_app = typer.Typer(
+    help="List, show, promote and roll back models; import a model made elsewhere.",
+    no_args_is_help=True,
+    epilog="Example: `lineward models list --root data`",
+)
+
+DEFAULT_CONFIG = Path("/etc/lineward/lineward.toml")
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="Station whose store it is (TOML).", show_default=str(DEFAULT_CONFIG)),
+]
+RootOption = Annotated[
+    Path | None,
+    typer.Option("--root", help="Storage folder (storage.root) instead of --config.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON value and nothing else.")]
+
+
+class CommandError(ValueError):
+    """The command cannot be understood; the message says what to write instead."""
+
+
+def storage_root(config: Path | None, root: Path | None) -> Path:
+    """Find the storage folder that a command means.
+
+    Raises
+    ------
+    CommandError
+        Both options, or none and there is no configuration in the usual place.
+    """
+    if root is not None and config is not None:
+        raise CommandError("--root and --config both name a store; give one of them")
+    if root is not None:
+        return root
+    if config is None and not DEFAULT_CONFIG.exists():
+        raise CommandError(f"which store? give --config FILE or --root FOLDER; there is no {DEFAULT_CONFIG}")
+    from lineward.daemon.config import load_config
+
+    return load_config(config or DEFAULT_CONFIG).storage.root
+
+
+@models_app.command("list", epilog="Example: `lineward models list --root data`")
+def list_(
+    product: Annotated[str | None, typer.Argument(metavar="[PRODUCT]", help="Only this product.")] = None,
+    config: ConfigOption = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List every model in the store; leave with 1 when a file is damaged."""
+    from lineward.daemon.cli import print_json
+    from lineward.models import store
+
+    folder = storage_root(config, root)
+    entries = store.list_models(folder, product)
+    if as_json:
+        print_json([entry.to_json() for entry in entries])
+    elif not entries:
+        typer.echo(f"no models in {folder / 'models'}; add one with `lineward models promote FILE.lward`")
+    else:
+        _print_table(entries)
+        for entry in entries:
+            if entry.trouble:
+                typer.echo(f"FAIL {entry.trouble}")
+    raise typer.Exit(1 if any(entry.trouble for entry in entries) else 0)
+
+
+@models_app.command("show", epilog="Example: `lineward models show bracket --root data`")
+def show(
+    product: Annotated[str, typer.Argument(metavar="PRODUCT", help="Product.", show_default=False)],
+    version: Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Version; else the current one.")] = None,
+    config: ConfigOption = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a model was made from, what it was measured to do, and who promoted it; 1 when it is damaged."""
+    from lineward.daemon.cli import print_json
+    from lineward.models import store
+
+    folder = storage_root(config, root)
+    entry = store.show(folder, product, version)
+    versions = store.history(folder, product)
+    decisions = [record for record in store.audit(folder) if record.get("product") == product]
+    if as_json:
+        manifest = json.loads(entry.manifest.model_dump_json()) if entry.manifest else None
+        print_json({**entry.to_json(), "history": versions, "audit": decisions, "manifest": manifest})
+    else:
+        for line in _sentences(entry, versions):
+            typer.echo(line)
+        for record in decisions:
+            before = f" (before: {record['before']})" if record.get("before") else ""
+            typer.echo(f"  {record['when']}  {record['who']}  {record['what']} {record['version']}{before}")
+    raise typer.Exit(1 if entry.trouble else 0)
+
+
+@models_app.command("promote", epilog="Example: `lineward models promote bracket.lward --root data`")
+def promote(
+    model: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE.lward|PRODUCT VERSION", help="A bundle, or a version in the store."),
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what its own training marked as not promotable.")
+    ] = False,
+    config: ConfigOption = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a model judge from now on; a running service takes it over between two parts."""
+    from lineward.models import store
+
+    folder = storage_root(config, root)
+    match model:
+        case [file] if file.endswith(".lward"):
+            entry = store.add(folder, Path(file))
+            product, version = entry.product, entry.version
+        case [product, version] if not product.endswith(".lward"):
+            pass
+        case _:
+            raise CommandError(
+                "promote what? give one file, `lineward models promote FILE.lward`, or a product and a version in the "
+                "store, `lineward models promote PRODUCT VERSION`"
+            )
+    before = store.history(folder, product)[:1]
+    entry = store.promote(folder, product, version, force=force)
+    _say_change(entry, before, as_json=as_json)
+
+
+@models_app.command("rollback", epilog="Example: `lineward models rollback bracket --root data`")
+def rollback(
+    product: Annotated[str, typer.Argument(metavar="PRODUCT", help="Product.", show_default=False)],
+    config: ConfigOption = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the model judge that judged before the current one."""
+    from lineward.models import store
+
+    folder = storage_root(config, root)
+    before = store.history(folder, product)[:1]
+    _say_change(store.rollback(folder, product), before, as_json=as_json)
+
+
+def _say_change(entry: Entry, before: Sequence[str], *, as_json: bool) -> None:
+    from lineward.daemon.cli import print_json
+
+    if as_json:
+        print_json({**entry.to_json(), "before": before[0] if before else None})
+    elif list(before) == [entry.version]:
+        typer.echo(f"{entry.product}: {entry.version} was the current model already")
+    else:
+        typer.echo(f"{entry.product}: {entry.version} judges now (before: {before[0] if before else 'none'})")
+
+
+def _print_table(entries: Sequence[Entry]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lineward.models.store import not_promotable
+
+    table = Table("product", "version", "", "made", "tier", "AUROC", "defects found at 2 % false rejects", "state")
+    for entry in entries:
+        mark = "current" if entry.current else ""
+        if entry.manifest is None:
+            table.add_row(entry.product, entry.version, mark, "", "", "", "", "[red]damaged[/red]")
+            continue
+        held = entry.manifest.holdout
+        state = "not promotable" if not_promotable(entry.manifest) else "ok"
+        table.add_row(
+            entry.product,
+            entry.version,
+            mark,
+            entry.manifest.created,
+            entry.manifest.tier,
+            "-" if held.auroc is None else f"{held.auroc:.3f}",
+            "-" if held.detection_at_2pct_fr is None else f"{held.detection_at_2pct_fr:.0%} of {held.n_defect}",
+            state,
+        )
+    Console().print(table)
+
+
+def _sentences(entry: Entry, versions: Sequence[str]) -> list[str]:
+    from lineward.models.store import not_promotable
+
+    lines = [f"{entry.product} {entry.version}" + (" (current)" if entry.current else ""), f"  {entry.path}"]
+    if entry.manifest is None:
+        return [*lines, f"  FAIL {entry.trouble}"]
+    manifest = entry.manifest
+    data = manifest.data
+    lines += [
+        f"  sha256 {entry.sha256}",
+        f"  made {manifest.created}, tier {manifest.tier}, {manifest.model.backbone}, {manifest.model.head}",
+        f"  from {data.n_good} good and {data.n_defect} defective images of {data.groups} parts",
+        *(f"  {sentence}" for sentence in manifest.holdout.sentences()),
+        *(f"  Note: {warning}." for warning in data.warnings),
+    ]
+    reason = not_promotable(manifest)
+    lines += [f"  NOT PROMOTABLE: {reason}"] if reason else []
+    return [*lines, f"  judged before: {', '.join(versions[1:]) or 'none'}"]
+
+
+@models_app.command(
+    "import",
+    epilog="Example: `lineward models import net.onnx --out tiles.lward --kind softmax --classes good,crack "
+    "--scaling imagenet --data images/`",
+)
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The model.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The bundle to write (.lward).", show_default=False)],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="What its scores are: softmax, logits, sigmoid, sigmoid-logits or anomaly (higher is worse).",
+            show_default=False,
+        ),
+    ],
+    classes: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Names of the score's columns, in order.")
+    ] = None,
+    good: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Classes of good parts; else good, ok, pass, normal.")
+    ] = None,
+    scaling: Annotated[
+        str | None,
+        typer.Option(help="Range of float pixels: unit (0..1), imagenet, symmetric (-1..1) or raw (0..255)."),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="M,M,M", help="Instead of --scaling: mean of pixels 0..1, per channel.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="S,S,S", help="Instead of --scaling: deviation of pixels 0..1, per channel.")
+    ] = None,
+    colour: Annotated[str | None, typer.Option(help="Order of channels it was trained on: rgb, bgr or mono.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Height and width, where the file leaves them open.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Order of axes, where the shape does not tell: nchw or nhwc.")
+    ] = None,
+    scores: Annotated[
+        str | None, typer.Option(metavar="OUTPUT", help="Output with the scores, where there are several.")
+    ] = None,
+    map_: Annotated[
+        str | None,
+        typer.Option("--map", metavar="OUTPUT", help="Output with the anomaly map, where there are several."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Anomaly score from which its maker calls a part defective; without --data.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Labelled images, good/** and defect/TYPE/**: calibrate, choose thresholds, test."),
+    ] = None,
+    samples: Annotated[Path | None, typer.Option(help="Pictures without labels to check the wrapped model on.")] = None,
+    product: Annotated[str | None, typer.Option(help="Product name; else the name of the bundle.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Wrap a model made elsewhere (ONNX) into a bundle that says exactly what the original says."""
+    from lineward.daemon.cli import print_json
+    from lineward.daemon.progress import cache_dir, progress_bar
+    from lineward.models.foreign import SCALINGS, Declaration
+    from lineward.models.importing import import_model
+
+    declared = Declaration(
+        kind=_choice("--kind", kind, "softmax", "logits", "sigmoid", "sigmoid-logits", "anomaly"),  # type: ignore[arg-type]
+        classes=_names(classes),
+        good=_names(good),
+        scaling=None if scaling is None else _choice("--scaling", scaling, *SCALINGS),
+        mean=_numbers("--mean", mean),
+        deviation=_numbers("--std", std),
+        colour=None if colour is None else _choice("--colour", colour, "rgb", "bgr", "mono"),  # type: ignore[arg-type]
+        size=None if size is None else _size(size),
+        layout=None if layout is None else _choice("--layout", layout, "nchw", "nhwc"),  # type: ignore[arg-type]
+        scores=scores,
+        anomaly_map=map_,
+        threshold=threshold,
+    )
+    with progress_bar(quiet=as_json) as progress:
+        report = import_model(
+            file,
+            out,
+            declared,
+            product=product or out.stem,
+            samples=samples,
+            data=data,
+            cache_dir=cache_dir(),
+            progress=progress,
+            seed=seed,
+        )
+    if as_json:
+        print_json(report.to_json())
+    else:
+        for line in report.sentences():
+            typer.echo(line)
+
+
+def _choice(option: str, value: str, *choices: str) -> str:
+    if value not in choices:
+        raise CommandError(f"{option} {value}: one of {', '.join(choices)} is wanted")
+    return value
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(",")) if text else ()
+    except ValueError as error:
+        raise CommandError(f"{option} {text}: numbers separated by commas are wanted, such as 0.485,0.456,0.406") from (
+            error
+        )
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise CommandError(f"--size {text}: height and width in pixels are wanted, such as 224x224")
+    return int(height), int(width)
