@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lineward.daemon import allocator
 from lineward.daemon.broker import EmbeddedBroker, broker_config
 from lineward.daemon.config import Config, load_config
 from lineward.daemon.line import Line
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineward.daemon.publish import Publisher
+    from lineward.daemon.loop import Heart
     from lineward.daemon.result import Result
     from lineward.daemon.triggers import Part
 
@@ -45,6 +46,7 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
     time in the loop less ``session.run``.
     """
     sys.setswitchinterval(SWITCH_S)  # as the service does
+    allocator.keep_flat()
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lineward-bench-")))
         broker = stack.enter_context(EmbeddedBroker())
@@ -56,7 +58,7 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
         line.use(recipe)
         if not line.source.wait_open():
             raise RuntimeError("the camera did not open")
-        meter = Meter(iter(line.source), line.publisher)
+        meter = Meter(iter(line.source), line)
         line.answers.pulse = meter
         session = recipe.session
         assert isinstance(session, Session)
@@ -85,9 +87,9 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
 class Meter:
     """Stands between camera and loop and takes the times of both ends of each round."""
 
-    def __init__(self, parts: Iterator[Part], publisher: Publisher) -> None:
+    def __init__(self, parts: Iterator[Part], heart: Heart) -> None:
         self._parts = parts
-        self._publisher = publisher
+        self._heart = heart
         self._result: Result | None = None
         self._allowed = 0
         self._began_ns = 0
@@ -123,7 +125,7 @@ class Meter:
 
     def beat(self) -> None:
         """Take the round's end: the loop calls it last."""
-        self._publisher.beat()
+        self._heart.beat()
         if self._result is None:
             return
         result, self._result = self._result, None

@@ -8,9 +8,9 @@ import tempfile
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lineward.daemon.endpoint import why
 from lineward.daemon.line import endpoint
 from lineward.daemon.mqtt import Connection
-from lineward.daemon.publish import why
 from lineward.daemon.recipes import DEFAULT, Recipes
 from lineward.drivers.camera import CameraError, Frame
 from lineward.drivers.process import CameraProcess
@@ -72,7 +72,7 @@ def check_recipe(recipes: Recipes, name: str) -> Finding:
     """Load and warm the model of one recipe."""
     what = "model" if name == DEFAULT else f"recipe {name}"
     try:
-        session = recipes.prepare(recipes.find(name)).session
+        _, session = recipes.load(recipes.find(name))
     except BundleError as error:
         return Finding(what, False, str(error))
     manifest = session.manifest
@@ -114,5 +114,5 @@ def check_broker(config: Config) -> Finding:
             BROKER_S
         )
     except OSError as error:
-        return Finding("broker", False, f"{broker}: {why(error)}")
+        return Finding("broker", False, f"{broker}: {why(error, broker)}")
     return Finding("broker", True, f"{broker}: connected")

@@ -17,27 +17,35 @@ from lineward.daemon.control import ControlSocket
 from lineward.daemon.frames import FrameSource
 from lineward.daemon.health import Alarms, Health
 from lineward.daemon.ledger import Ledger
+from lineward.daemon.notify import Systemd
 from lineward.daemon.publish import Endpoint, Publisher, Tls
 from lineward.daemon.recipes import Recipes
+from lineward.daemon.reload import answer_on_socket
 from lineward.daemon.result import rfc3339
 from lineward.daemon.review import ReviewStore
-from lineward.daemon.states import Event, StateMachine, Status
+from lineward.daemon.states import Event, State, StateMachine, Status
 from lineward.daemon.triggers import Part, Reason, TriggerBook
 from lineward.drivers.process import CameraProcess
 
 if TYPE_CHECKING:
     import threading
     from contextlib import ExitStack
+    from queue import SimpleQueue
 
     from lineward.daemon.commands import Acknowledge
     from lineward.daemon.config import Config
     from lineward.daemon.ledger import TriggerRow
     from lineward.daemon.recipes import ActiveRecipe
+    from lineward.daemon.reload import Answer
 
 log = logging.getLogger("lineward.run")
 
 STOP_DRAIN_S = 0.4
 """After SIGTERM the broker gets this long to acknowledge; what is left stays in the outbox for the next start."""
+
+
+LOOK_S = 0.5
+"""How often the loop looks at what others have to say."""
 
 
 class Line:
@@ -46,6 +54,10 @@ class Line:
     def __init__(self, config: Config, stop: threading.Event, stack: ExitStack) -> None:
         root = config.storage.root
         self.drain_s = STOP_DRAIN_S
+        self._looked_at = float("-inf")
+        self.systemd = Systemd()
+        stack.callback(self.systemd.close)
+        self.reloads: SimpleQueue[Answer | None] | None = None
         self.health = Health(root)
         self.alarms = Alarms()
         self.ledger = Ledger(root)
@@ -110,7 +122,7 @@ class Line:
             health=self.health,
             book=self.book,
             answers=self.answers,
-            alive=self._alive,
+            alive=self.beat,
         )
         stack.callback(self.source.close)
 
@@ -146,6 +158,9 @@ class Line:
         self.commands.handle(name, payload, retained=retained, acknowledge=self.publisher.acknowledge_command)
 
     def _obey_local(self, name: str, payload: bytes, acknowledge: Acknowledge) -> None:
+        if name == "reload" and self.reloads is not None:
+            self.reloads.put(answer_on_socket(acknowledge))
+            return
         self.commands.handle(name, payload, retained=False, acknowledge=acknowledge)
 
     def _answer_what_was_left(self) -> None:
@@ -163,13 +178,22 @@ class Line:
         for part in self.book.close():
             self.answers.undecided(part, Reason.ERROR)
 
-    def _alive(self) -> None:
-        """Say that the loop is well although no part came: the heartbeat depends on it."""
+    def beat(self) -> None:
+        """Say that the loop is well, after each part and at least once a second without one; never blocks or raises."""
         self.publisher.beat()
+        self.systemd.alive(self.in_words)
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_S:
+            return
+        self._looked_at = now
         self.commands.look()
+        self.alarms.set("broker", self.publisher.trouble, severity="warning", logged=True)
+        self.alarms.set("outbox", self.ledger.outbox_trouble, severity="warning")
 
     def _show_state(self, status: Status) -> None:
         active = self.book.active
+        if status.state in {State.READY, State.CONTINUOUS_EXECUTION}:
+            self.systemd.ready(self.in_words())
         self.publisher.set_state(
             {
                 "state": status.state,
@@ -181,6 +205,20 @@ class Line:
             }
         )
 
+    def in_words(self) -> str:
+        """Say what the station does: for a person who asks `systemctl status`."""
+        status, active = self.states.status, self.book.active
+        words = [str(status.state).replace("_", " ")]
+        if status.reason:
+            words.append(status.reason.replace("_", " "))
+        if active is not None:
+            words.append(f"{active.product}, model {active.model.version}")
+        words.append(f"{self.health.rate_hz():.1f} parts/s, {self.health.answers} answers")
+        raised = self.alarms.raised()
+        if raised:
+            words.append("alarms: " + ", ".join(sorted(raised)))
+        return "; ".join(words)
+
     def _stats(self) -> dict[str, Any]:
         stats = self.health.stats()
         stats["mqtt"] = self.publisher.counters()
@@ -189,6 +227,7 @@ class Line:
         return stats
 
     def _close_publisher(self) -> None:
+        self.systemd.stopping()
         self.states.handle(Event.STOP, "stopped")
         # Without a broker there is nothing to wait for when we are told to stop; after a replay it may come back.
         wait = self.drain_s > STOP_DRAIN_S or self.publisher.connected

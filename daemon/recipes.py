@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from lineward.daemon.result import ModelRef
-from lineward.models.bundle import BundleError, load_manifest
+from lineward.models.bundle import BundleError, load_bundle, load_manifest
 from lineward.models.parity import check_outputs
 from lineward.models.session import Session
 from lineward.models.store import resolve_model
@@ -159,7 +159,7 @@ class Recipes:
         """Return the bundle that a recipe means now; raises `BundleError`."""
         return resolve_model(self._config.storage.root, recipe.model)
 
-    def prepare(self, recipe: Recipe) -> ActiveRecipe:
+    def load(self, recipe: Recipe) -> tuple[Path, Session]:
         """Load a recipe's model, warm it up and see that it says what it should.
 
         Raises
@@ -178,6 +178,11 @@ class Recipes:
         )
         session.warm_up()
         check_outputs(session, path)
+        return path, session
+
+    def prepare(self, recipe: Recipe) -> ActiveRecipe:
+        """Make a recipe ready to be put in force; raises as `load`."""
+        path, session = self.load(recipe)
         manifest = session.manifest
         return ActiveRecipe(
             recipe.name,
@@ -188,6 +193,19 @@ class Recipes:
             session,
             path,
         )
+
+    def adopt(self, other: Recipes) -> None:
+        """Be what another configuration of the same station says, for all who hold us."""
+        self._config, self._recipes = other._config, other._recipes
+
+    def means_the_same(self, other: Recipes, active: ActiveRecipe) -> bool:
+        """Tell whether the active recipe needs no change under another configuration; raises `BundleError`."""
+        old, new = self._recipes.get(active.name), other._recipes.get(active.name)
+        if new is None or old != new or other.path(new) != active.path:
+            return False
+        before, after = self._config.inspection, other._config.inspection
+        runs = (before.providers, before.threads) == (after.providers, after.threads)
+        return runs and load_bundle(active.path).sha256 == active.model.sha256
 
     def remember(self, name: str) -> None:
         """Keep the recipe in force beyond a restart: a line must not go back to another product by itself."""

@@ -6,29 +6,23 @@ Nothing here depends on the width or the colours of a terminal: tables are made 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import re
 import sys
-import tempfile
 import types
 import typing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
+from markdown import code, expect_keys, table
+from mqtt_reference import mqtt_page
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from lineward.daemon import config as config_module
 from lineward.daemon.cli import app
 from lineward.daemon.config import Config
-from lineward.daemon.health import Health
-from lineward.daemon.result import V_CODE, CameraRef, Latency, ModelRef, Result
-from lineward.daemon.states import State
 from lineward.drivers import pixels
-from lineward.drivers.camera import Cause
 from lineward.drivers.simulation import faults
 from lineward.drivers.simulation.defects import Defect
 from lineward.drivers.simulation.products import PRODUCTS
@@ -67,19 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # ---- Markdown
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a Markdown table; bars in cells are escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells) + "\n"
-
-
-def code(value: object) -> str:
-    """Set a value as code; nothing for nothing."""
-    text = str(value)
-    return f"`{text}`" if text else ""
 
 
 def toml_value(value: object) -> str:
@@ -300,307 +281,6 @@ def key_table(fields: dict[str, FieldInfo]) -> str:
 
 
 # ---- mqtt.md
-
-EXAMPLE = Result(
-    seq=1841,
-    verdict="fail",
-    reason="",
-    confidence=0.9931,
-    defect_probability=0.9931,
-    anomaly=0.9974,
-    defect_type="scratch",
-    product="bracket",
-    model=ModelRef("bracket", "20260105-091500", hashlib.sha256(b"an example").hexdigest()),
-    camera=CameraRef("Example 2500", "40012345", 90211),
-    trigger_unix_ns=1_767_623_412_707_000_000,
-    received_unix_ns=1_767_623_412_709_000_000,
-    published_unix_ns=1_767_623_412_730_000_000,
-    latency=Latency(grab=0.212, prepare=0.301, infer=19.872, decide=0.064, record=0.058, publish=0.006, total=23.513),
-    part_id="A1183",
-    exposure_device_ns=812_006_113_204_118,
-    deadline_unix_ns=1_767_623_413_207_000_000,
-)
-
-RESULT_FIELDS: dict[str, tuple[str, str]] = {
-    "schema_version": ("integer", "1. Another number means another layout."),
-    "seq": ("integer", "1, 2, 3 ... over the life of the station's storage folder. A gap: ask the ledger."),
-    "verdict": ("string", "`pass`, `fail`, `review` or `undecided`."),
-    "reason": ("string", "Why it is no plain pass or fail; see [reasons](#reasons)."),
-    "confidence": ("number", "0..1: calibrated probability that the verdict is right; 0 when undecided."),
-    "defect_probability": ("number", "0..1: calibrated probability that the part is defective."),
-    "anomaly": ("number", "0..1: share of good training parts that look more usual than this one."),
-    "defect_type": ("string or null", "The likeliest named defect of a part that does not pass."),
-    "product": ("string", "The product the model was trained for."),
-    "model": ("object", "Which model judged."),
-    "model.name": ("string", "Product name in the bundle."),
-    "model.version": ("string", "Version in the bundle."),
-    "model.sha256": ("string", "SHA-256 of the bundle file."),
-    "part_id": ("string", "In a replay the file's path below the folder; else empty in this version."),
-    "trigger_id": ("string", "Number of the trigger, or empty in free run."),
-    "camera": ("object", "Which camera saw the part."),
-    "camera.name": ("string", "Model name, simulated product, or name of the replay folder."),
-    "camera.serial": ("string", "Serial number; for a replay the path of the folder."),
-    "camera.frame_id": ("integer or null", "The camera's own frame number."),
-    "times": ("object", "RFC 3339, UTC, milliseconds."),
-    "times.trigger": ("string", "When time starts: frame complete in free run, frame taken in a replay."),
-    "times.exposure_device_ns": ("integer or null", "Start of exposure on the camera's clock, nanoseconds."),
-    "times.received": ("string", "When the frame was complete on this machine."),
-    "times.published": ("string", "When the answer was drawn up."),
-    "latency_ms": ("object", "Where the time went, milliseconds."),
-    "latency_ms.grab": ("number", "Frame complete to taken by the loop."),
-    "latency_ms.prepare": ("number", "Crop, convert, resize."),
-    "latency_ms.infer": ("number", "ONNX Runtime."),
-    "latency_ms.decide": ("number", "Thresholds."),
-    "latency_ms.record": ("number", "Write to the ledger; 0 in the ledger's own copy and in what the outbox repeats."),
-    "latency_ms.publish": ("number", "Hand over to the MQTT thread; 0 as long as it is not over."),
-    "latency_ms.total": ("number", "Trigger to the moment the payload was made."),
-    "simulated": ("boolean", "Whether the camera is simulated."),
-    "late": ("boolean", "Too late to act on; see [late](#late)."),
-    "image": ("string or null", "Id of the kept image, as in its file name."),
-    "heatmap": ("string or null", "Always null in this version."),
-}
-
-PLC_FIELDS = {
-    "seq": "As above, modulo 2^31.",
-    "v": "0 undecided, 1 pass, 2 fail, 3 review: ResultEvaluationEnum of OPC 40001-101.",
-    "c": "Confidence times 10,000.",
-    "ms": "Trigger to answer, milliseconds.",
-    "tod": "Milliseconds since midnight UTC: TIME_OF_DAY of IEC 61131.",
-    "id": "Part id: printable ASCII, at most 64 characters, other characters and JSON punctuation become `_`.",
-}
-
-TOPICS = (
-    ("availability", "yes", "text", "`online`, `stopped` (clean exit), `offline` (the broker's last will)."),
-    ("state", "yes", "JSON", "What the station is doing; see [state](#state)."),
-    ("heartbeat", "no", "integer", "Once a second while the loop is alive, whether parts come or not."),
-    ("result", "no", "JSON", "Every answer, in order, at least once."),
-    ("result/plc", "no", "JSON", "The same answer in short, now or never."),
-    ("result/verdict", "no", "text", "`pass`, `fail`, `review` or `undecided`; now or never."),
-    ("result/part_id", "no", "text", "The part id, cleaned as in `result/plc`; now or never."),
-    ("alarm", "yes", "JSON", "Alarms by id; see [alarm](#alarm)."),
-    ("stats", "yes", "JSON", "Every 10 s: counters and latency; see [stats](#stats)."),
-)
-
-REASONS = {
-    "(empty)": "A plain pass or fail.",
-    "low_confidence": "review: the defect probability lies between the two thresholds.",
-    "unlike_training": "review: it would pass, but it looks unlike the good parts of the training.",
-    "score_out_of_range": "review: the model gave something that is not a number within 0..1.",
-    "timeout": "undecided: judged after the deadline; the scores are those of the late judgement.",
-    "error": "undecided: the model could not judge this image; the alarm `model` says why.",
-}
-
-STATES = {
-    State.PREOPERATIONAL: "Starting: no model yet.",
-    State.HALTED: "Stopped on purpose.",
-    State.ERROR: "Cannot inspect; `reason` says why (`camera_lost`).",
-    State.INITIALIZED: "Model loaded and warm, no camera yet.",
-    State.READY: "The camera waits for a software trigger.",
-    State.SINGLE_EXECUTION: "One trigger in work. Not reached in this version.",
-    State.CONTINUOUS_EXECUTION: "Inspecting at the camera's pace.",
-}
-
-ALARMS = {
-    "camera": "The camera is gone, refused a setting, or its process was killed. It is opened anew.",
-    "frames": "Frames are being lost (severity `warning`); the text names causes and remedies.",
-    "storage": "The ledger cannot be written; results wait in memory.",
-    "images": "Images for review cannot be kept.",
-    "model": "A part could not be judged.",
-    "provider": "A wished ONNX Runtime provider is not there; another one judges (severity `warning`).",
-}
-
-CAUSES = {
-    Cause.CAMERA_GAP: "The camera's frame numbers jumped.",
-    Cause.INCOMPLETE: "Packets were lost on the way.",
-    Cause.UNDERRUN: "The producer had no buffer to write to.",
-    Cause.OVERRUN: "Inspection was slower than the camera; the oldest waiting frame was given up.",
-    Cause.BROKEN_FILE: "A file of a replay could not be read.",
-    Cause.TRIGGER_MISSED: "A trigger was given and no frame came.",
-    Cause.LOST_WITH_PROCESS: "Frames waited in a camera process that died.",
-}
-
-STATS = {
-    "time": "When, RFC 3339, UTC.",
-    "uptime_s": "Seconds since the start.",
-    "rate_hz": "Answers per second over the last ten seconds.",
-    "answers": "Answers since the start.",
-    "verdicts": "Answers by verdict.",
-    "reasons": "Answers by reason.",
-    "missing_frames": "Frames that were never judged, by cause.",
-    "camera": "`state`, `openings` (how often it began to stream: more than 1 means that it was lost or replaced), "
-    "`recycles`, `temperature_c` or null.",
-    "latency_ms": "`p50`, `p99` and `max` of trigger to answer over the last 2,000 answers.",
-    "disk": "`free_gb` and `used_share` of the storage folder's disk, or null.",
-}
-
-
-def mqtt_page() -> str:
-    """Describe topics and payloads, with examples made by the code that publishes."""
-    example = json.loads(EXAMPLE.payload())
-    expect_keys("RESULT_FIELDS", RESULT_FIELDS, list(flat_keys(example)))
-    plc = json.loads(EXAMPLE.plc_payload())
-    expect_keys("PLC_FIELDS", PLC_FIELDS, list(plc))
-    expect_keys("STATES", STATES, list(State))
-    expect_keys("CAUSES", CAUSES, list(Cause))
-    expect_keys("ALARMS", sorted(ALARMS), alarm_ids())
-    with tempfile.TemporaryDirectory() as folder:
-        expect_keys("STATS", STATS, list(Health(Path(folder)).stats()))
-    verdicts = ", ".join(f"{number} {word}" for word, number in V_CODE.items())
-    undecided = replace(EXAMPLE, verdict="undecided", reason="timeout", confidence=0.0, part_id="")
-    return "\n".join(
-        [
-            "# MQTT",
-            "",
-            (
-                "Base topic: `lineward/<site>/<line>/<name>`, from `[station]` in the "
-                "[configuration](config.md#station). Every message is published with QoS 1. "
-                "MQTT 5 or 3.1.1, as `mqtt.protocol` says."
-            ),
-            "",
-            table(("topic", "retained", "payload", "content"), [(code(t), *rest) for t, *rest in TOPICS]),
-            "There are no command topics in this version: the station publishes and subscribes to nothing.",
-            "",
-            "## result",
-            "",
-            "An example, laid out for reading; on the wire it has no white space:",
-            "",
-            "```json",
-            json.dumps(example, indent=2),
-            "```",
-            "",
-            table(("field", "type", "meaning"), [(code(k), *v) for k, v in RESULT_FIELDS.items()]),
-            "As JSON Schema:",
-            "",
-            "```json",
-            json.dumps(schema(), indent=1),
-            "```",
-            "",
-            "## result/plc",
-            "",
-            "One flat object, ASCII, no white space, fixed key order, integers that fit a signed 32-bit DINT:",
-            "",
-            "```json",
-            EXAMPLE.plc_payload().decode(),
-            "```",
-            "",
-            "```json",
-            undecided.plc_payload().decode(),
-            "```",
-            "",
-            table(("field", "meaning"), [(code(k), v) for k, v in PLC_FIELDS.items()]),
-            f"Values of `v`: {verdicts}. Only `v` = 1 together with a new `seq` lets a part through.",
-            "",
-            "On MQTT 5 the message carries an expiry of two deadlines, in whole seconds and at least 1.",
-            "",
-            "## Late",
-            "",
-            (
-                "`result` says `late: true` when the part was judged after its deadline, or when the message leaves "
-                "the station after the deadline; for a replay, which has none, when it leaves more than 5 s (or two "
-                "deadlines, if that is longer) after it was recorded. A pass that is past its deadline is never sent "
-                "on `result/plc`, `result/verdict` and `result/part_id`; another verdict may come up to one deadline "
-                "after it was handed over, because it only keeps the part back. A part that was not judged in time "
-                "gets `undecided`, reason `timeout`, on all topics."
-            ),
-            "",
-            "## Reasons",
-            "",
-            table(
-                ("reason", "meaning"),
-                [(name if name.startswith("(") else code(name), text) for name, text in REASONS.items()],
-            ),
-            "## State",
-            "",
-            "`{state, reason, product, model, since}`; `model` is the version. The words are those of OPC 40100-1.",
-            "",
-            table(("state", "meaning"), [(code(k), v) for k, v in STATES.items()]),
-            "## Alarm",
-            "",
-            (
-                "One object, alarm id to `{raised, severity, text, since}`. An alarm that is over stays with `raised: "
-                "false`. `text` says what is wrong and what to do."
-            ),
-            "",
-            table(("id", "meaning"), [(code(k), v) for k, v in ALARMS.items()]),
-            "## Stats",
-            "",
-            table(
-                ("field", "meaning"),
-                [
-                    *((code(k), v) for k, v in STATS.items()),
-                    (
-                        "`mqtt`",
-                        (
-                            "`connected`, `published`, `acknowledged`, `reconnects`, `outage_s`, `outbox` (results the "
-                            "broker has not acknowledged)."
-                        ),
-                    ),
-                    ("`images`", "`kept` and `dropped` images for review."),
-                ],
-            ),
-            "Causes of `missing_frames`; each missing frame is counted under one:",
-            "",
-            table(("cause", "meaning"), [(code(k), v) for k, v in CAUSES.items()]),
-        ]
-    )
-
-
-def alarm_ids() -> list[str]:
-    """Find the ids of all alarms that the daemon raises."""
-    daemon = Path(config_module.__file__).parent
-    code_ = "".join(path.read_text(encoding="utf-8") for path in sorted(daemon.glob("*.py")))
-    return sorted(set(re.findall(r'alarms\.set\(\s*"(\w+)"', code_)))
-
-
-def flat_keys(record: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the keys of nested objects, joined by dots."""
-    for key, value in record.items():
-        yield prefix + key
-        if isinstance(value, dict):
-            yield from flat_keys(value, prefix + key + ".")
-
-
-def expect_keys(what: str, described: object, real: Sequence[object]) -> None:
-    """Stop when the descriptions above no longer fit the code."""
-    if list(typing.cast("typing.Iterable[object]", described)) != list(real):
-        raise SystemExit(f"docs/generate.py: {what} does not describe what the code has: {list(real)}")
-
-
-def schema() -> dict[str, Any]:
-    """Make a JSON Schema of the topic ``result``."""
-
-    def node(prefix: str) -> dict[str, Any]:
-        properties: dict[str, Any] = {}
-        for name, (kind, _) in RESULT_FIELDS.items():
-            head, _, key = name.rpartition(".")
-            if head != prefix:
-                continue
-            kinds = kind.split(" or ")
-            properties[key] = (
-                node(name) if kind == "object" else {"type": kinds if len(kinds) > 1 else kind, **limits(name)}
-            )
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
-
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lineward result", **node("")}
-
-
-def limits(name: str) -> dict[str, Any]:
-    """Return the further limits of one field."""
-    if name == "schema_version":
-        return {"const": 1}
-    if name == "verdict":
-        return {"enum": sorted(V_CODE)}
-    if name in {"confidence", "defect_probability", "anomaly"}:
-        return {"minimum": 0, "maximum": 1}
-    return {"minimum": 1} if name == "seq" else {}
-
-
-# ---- bundle.md
 
 OUTPUTS = {
     "defect_probability": ("(N,)", "Calibrated probability 0..1 that the part is defective."),

@@ -242,6 +242,7 @@ def test_a_promotion_is_in_force_without_a_missed_part(
     assert used[1] != first
 
 
+@pytest.mark.timeout(1200 if LONG else 120)
 def test_many_changes_of_recipe_leave_memory_flat(
     station: Callable[..., Line], hear: Subscriber, plc: Plc, bundle: Path
 ) -> None:
@@ -256,4 +257,4 @@ def test_many_changes_of_recipe_leave_memory_flat(
     wait_until(lambda: len(hear.on("result")) == changes, 20, "all answers")
     settled, last = max(sizes[changes // 4 : changes // 2]), max(sizes[-changes // 4 :])
     figure(f"{changes} changes of recipe: {sizes[0]:.0f} MB first, {settled:.0f} MB settled, {last:.0f} MB at the end")
-    assert last < settled * 1.05
+    assert last < settled * 1.02
