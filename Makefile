@@ -1,11 +1,11 @@
-# Targets: setup, demo, test, lint, bench, lock. Everything lives in .venv/; nothing else on the machine is touched
-# except by `make test`, which installs Debian packages the tests need when it runs as root.
+# Targets: setup, demo, test, lint, bench, lock, install, uninstall, bundle, deb. Everything lives in .venv/; nothing else on the machine is touched
+# except by `make test`, which installs Debian packages the tests need when it runs as root, and by `sudo make install`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint bench lock clean test-system-packages
+.PHONY: setup demo test lint bench lock clean test-system-packages install uninstall bundle deb
 
 setup: $(STAMP)
 
@@ -35,6 +35,22 @@ bench: setup
 	$(BIN)/lineward bench
 	$(BIN)/python bench/ledger.py
 	$(BIN)/python bench/delivery.py
+
+# The service on this machine: /opt/lineward, /etc/lineward, /var/lib/lineward. Again: an upgrade.
+install:
+	bash scripts/install.sh
+
+# Keeps configuration and data; `sudo make uninstall PURGE=1` does not.
+uninstall:
+	PURGE=$(PURGE) bash scripts/install.sh uninstall
+
+# Wheels for a machine without internet, with their installer, in dist/.
+bundle:
+	bash scripts/bundle.sh
+
+# A Debian package, in dist/.
+deb:
+	bash scripts/deb.sh
 
 # Hashes for every platform, no index address. Needs uv.
 lock:

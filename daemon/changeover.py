@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from lineward.daemon.recipes import Switch
+from lineward.daemon.recipes import DEFAULT, Switch
 from lineward.models.bundle import BundleError
 
 if TYPE_CHECKING:
@@ -82,6 +82,50 @@ class Changeover:
             raise Refused("not_ready", "no model is loaded yet; wait for the state ready or continuous_execution")
         self._take(wanted)
         self._wanted.put((wanted, reply))  # found in our own thread: looking for a product reads every bundle
+
+    def replace(self, recipes: Recipes, reply: Callable[[str, str], None]) -> None:
+        """Put the recipes of another configuration in the place of ours, all or none.
+
+        What follows the recipe in force is prepared here, in the caller's thread, and put in force between two parts.
+        ``reply`` is called once, with an empty word when that is done, else with a word and a text.
+
+        Raises
+        ------
+        Refused
+            Nothing was begun, and ``reply`` is not called.
+        """
+        active = self._book.active
+        if active is None:
+            raise Refused("not_ready", "no model is loaded yet; wait for the state ready or continuous_execution")
+        self._take("the new configuration")
+
+        def over(word: str, text: str) -> None:
+            if not word:
+                self._recipes.adopt(recipes)
+                self._unusable = None
+            self._end(word, None)
+            reply(word, text)
+
+        try:
+            if self._recipes.means_the_same(recipes, active):
+                over("", "")
+                return
+            ready = recipes.prepare(recipes.find(active.name if active.name in recipes.names else DEFAULT))
+        except BundleError as error:
+            over("preparation_failed", str(error))
+            return
+        except Exception as error:  # ONNX Runtime, the disk: whatever it is, the old recipe goes on
+            log.debug("preparing the new configuration failed", exc_info=True)
+            over("preparation_failed", f"recipe {active.name}: {error}")
+            return
+
+        def done(word: str, text: str) -> None:
+            if not word:
+                recipes.remember(ready.name)
+                self._in_force(ready)
+            over(word, text)
+
+        self._book.post(Switch(ready, done))
 
     def _take(self, name: str) -> None:
         with self._lock:

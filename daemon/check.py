@@ -105,14 +105,14 @@ def check_camera(config: Config) -> Finding:
 
 
 def check_broker(config: Config) -> Finding:
-    """Log in to the broker."""
-    broker = endpoint(config)
+    """Log in to the broker and ask for the commands."""
+    broker, base = endpoint(config), config.station.base_topic
     # Another client id: a second one with the station's own would throw the running service out.
     visitor = replace(broker, client_id=f"{broker.client_id}-check-{os.getpid()}"[:64])
     try:
-        Connection(visitor, f"{config.station.base_topic}/check", b"", timeout_s=BROKER_S, silence_s=BROKER_S).finish(
-            BROKER_S
-        )
+        link = Connection(visitor, f"{base}/check", b"", timeout_s=BROKER_S, silence_s=BROKER_S)
+        link.subscribe([f"{base}/cmd/+"])
+        link.finish(BROKER_S)
     except OSError as error:
         return Finding("broker", False, f"{broker}: {why(error, broker)}")
     return Finding("broker", True, f"{broker}: connected")

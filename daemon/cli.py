@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from lineward.daemon import service_commands
+from lineward.daemon.dataset_commands import dataset_app
 from lineward.daemon.ledger_commands import ledger_app
 from lineward.daemon.model_commands import models_app
 
@@ -118,10 +120,10 @@ def run(
     from lineward.daemon import log, service
     from lineward.daemon.config import load_config
 
-    with service.stop_on_signals() as stop:
+    with service.stop_on_signals() as stop, service.reload_on_hangup(stop) as reloads:
         loaded = load_config(config)
         log.set_up(loaded.log.level, parts=loaded.log.parts)
-        service.run(loaded, stop, drain_s=drain_s)
+        service.run(loaded, stop, drain_s=drain_s, path=config, reloads=reloads)
 
 
 @app.command(epilog="Example: `lineward check --config line.toml`")
@@ -217,15 +219,36 @@ def train(
     out: Annotated[Path, typer.Option(help="The bundle to write (.lward).")],
     product: Annotated[str | None, typer.Option(help="Product name; else the name of the bundle.")] = None,
     tier: Annotated[
-        str, typer.Option(help="Training tier; this version has quick only: frozen backbone, seconds on a CPU.")
+        str,
+        typer.Option(
+            metavar="quick|full",
+            help="quick: frozen backbone, seconds on a CPU; full: tuned with torch as well (extra train), minutes.",
+        ),
     ] = "quick",
+    base: Annotated[
+        Path | None,
+        typer.Option(help="A bundle to start from; --data then holds the new images alone.", show_default=False),
+    ] = None,
+    base_data: Annotated[
+        Path | None,
+        typer.Option(help="The folder the base was trained from, if this machine's cache no longer knows it."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model from labelled images and write it as one file."""
     from lineward.daemon.training import train_with_progress
 
-    report = train_with_progress(data, out, product=product or out.stem, tier=tier, seed=seed, quiet=as_json)
+    report = train_with_progress(
+        data,
+        out,
+        product=product or out.stem,
+        tier=tier,
+        seed=seed,
+        quiet=as_json,
+        base=base,
+        base_data=base_data,
+    )
     if as_json:
         print_json(report.to_json())
     else:
@@ -237,12 +260,19 @@ def train(
 def evaluate(
     model: Annotated[Path, typer.Option(help="A bundle (.lward).")],
     data: Annotated[Path, typer.Option(help="Folder with good/** and defect/TYPE/**.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with plots and the worst mistakes; it needs no other file.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge labelled images and report error rates with their 95 % intervals."""
+    from lineward.daemon.reporting import evaluate_with_page
     from lineward.daemon.training import evaluate_with_progress
 
-    evaluation = evaluate_with_progress(model, data, quiet=as_json)
+    if html is not None:
+        evaluation = evaluate_with_page(model, data, html, quiet=as_json)
+    else:
+        evaluation = evaluate_with_progress(model, data, quiet=as_json)
     if as_json:
         print_json(evaluation.to_json())
     else:
@@ -345,7 +375,9 @@ def plc_check(
     raise typer.Exit(0 if report.fine else 1)
 
 
+app.add_typer(dataset_app, name="dataset")
 app.add_typer(models_app, name="models")
+service_commands.register(app)
 app.add_typer(ledger_app, name="ledger")
 
 

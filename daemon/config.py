@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lineward.daemon.endpoint import CREDENTIAL
 from lineward.models.verdict import Thresholds
 
 if TYPE_CHECKING:
@@ -194,9 +195,12 @@ class Recipe(_Section):
 class Tls(_Section):
     """TLS to the broker; the host name is always checked."""
 
-    ca_file: Path | None = Field(None, description="CA certificate; empty: those of the system.")
-    cert_file: Path | None = Field(None, description="Client certificate.")
-    key_file: Path | None = Field(None, description="Key of the client certificate.")
+    ca_file: Path | None = Field(
+        None,
+        description="Certificate of the authority that signed the broker's, the only one trusted; empty: the system's.",
+    )
+    cert_file: Path | None = Field(None, description="Client certificate, as a file or `credential:NAME`.")
+    key_file: Path | None = Field(None, description="Key of the client certificate, as a file or `credential:NAME`.")
 
     @model_validator(mode="after")
     def _pair(self) -> Tls:
@@ -215,7 +219,11 @@ class Mqtt(_Section):
         "", max_length=64, description="Client id, unique on the broker; empty: made from the station's names."
     )
     username: str | None = Field(None, description="User name at the broker.")
-    password_file: Path | None = Field(None, description="File that holds the password; never write it here.")
+    password_file: Path | None = Field(
+        None,
+        description="File that holds the password, or `credential:NAME` for a credential of the systemd unit; "
+        "never write the password here.",
+    )
     keepalive_s: int = Field(15, ge=5, le=600, description="Keep-alive interval in seconds.")
     tls: Tls | None = Field(None, description="TLS settings; empty: plain TCP.")
 
@@ -225,13 +233,52 @@ class Storage(_Section):
 
     root: Path = Field(Path("/var/lib/lineward"), description="Folder of ledger, outbox, images and models.")
     max_gb: float = Field(20, gt=0, description="Quota of all kept images in gigabytes; the oldest go first.")
+    outbox_mb: float = Field(
+        512,
+        ge=1,
+        description="Megabytes of results that may wait for the broker; beyond, the oldest stay in the ledger only.",
+    )
 
 
 class Review(_Section):
-    """Which frames are kept for a person to look at."""
+    """Which frames are kept for a person to look at, and the page where they are looked at."""
 
     keep_per_hour: int = Field(200, ge=0, description="At most this many images an hour.")
     keep_fails: bool = Field(False, description="Keep the images of failed parts too, within the same budget.")
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address that the review page listens on; 0.0.0.0: every network card."
+    )
+    port: int = Field(8430, ge=1, le=65535, description="TCP port of the review page.")
+    names: list[str] = Field(
+        default_factory=list,
+        description="Host names by which browsers may call the page, besides this machine's addresses.",
+    )
+    cert_file: Path | None = Field(None, description="Certificate of the review page (PEM); empty: no TLS.")
+    key_file: Path | None = Field(None, description="Key of that certificate (PEM).")
+    session_minutes: float = Field(
+        30, ge=1, le=1440, description="Minutes without a touch after which a technician or engineer is signed out."
+    )
+    operator_hours: float = Field(
+        12, ge=0.1, le=168, description="Hours after which an operator, who can change nothing, is signed out."
+    )
+    base_data: Path | None = Field(
+        None,
+        description="Images the product was first trained on (good/, defect/TYPE/, groups.csv), or a folder with one "
+        "such folder for each product: a new training uses them together with what was labelled on the page.",
+    )
+    upload_mb: int = Field(2048, ge=1, le=65536, description="Largest ZIP file that may be imported, in megabytes.")
+    second_reader_share: float = Field(
+        0.1, ge=0, le=0.5, description="Share of shown parts that another person has labelled already."
+    )
+    blind_repeat_share: float = Field(
+        0.05, ge=0, le=0.5, description="Share of shown parts that the same person has labelled before."
+    )
+
+    @model_validator(mode="after")
+    def _pair(self) -> Review:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together: give both or neither")
+        return self
 
 
 class Log(_Section):
@@ -254,7 +301,7 @@ class Config(_Section):
     )
     mqtt: Mqtt = Field(default_factory=Mqtt, description="The broker.")
     storage: Storage = Field(default_factory=Storage, description="The disk.")
-    review: Review = Field(default_factory=Review, description="Frames kept for review.")
+    review: Review = Field(default_factory=Review, description="Frames kept for review, and the review page.")
     log: Log = Field(default_factory=Log, description="The log.")
 
     @model_validator(mode="after")
@@ -361,7 +408,9 @@ def _sections(annotation: Any) -> Iterable[type[_Section]]:
 
 def _with_absolute_paths(config: Config, folder: Path) -> Config:
     def absolute(path: Path | None) -> Path | None:
-        return None if path is None else folder / path.expanduser()
+        if path is None or str(path).startswith(CREDENTIAL):
+            return path
+        return folder / path.expanduser()
 
     camera = config.camera
     if isinstance(camera, FolderCamera):
@@ -379,8 +428,18 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
         for name, recipe in config.recipes.items()
     }
     storage = config.storage.model_copy(update={"root": absolute(config.storage.root)})
+    review = config.review.model_copy(
+        update={name: absolute(getattr(config.review, name)) for name in ("cert_file", "key_file", "base_data")}
+    )
     return config.model_copy(
-        update={"camera": camera, "mqtt": mqtt, "inspection": inspection, "recipes": recipes, "storage": storage}
+        update={
+            "camera": camera,
+            "mqtt": mqtt,
+            "inspection": inspection,
+            "recipes": recipes,
+            "storage": storage,
+            "review": review,
+        }
     )
 
 

@@ -30,6 +30,7 @@ from lineward.daemon.ledger_file import (
     salvage_outbox,
     salvage_seq,
 )
+from lineward.daemon.ledger_outbox import Leaving, OutboxSize, measure
 from lineward.daemon.ledger_read import HIGHEST_TRIGGER, ImageRow, LedgerReader, OutboxRow, Row, TriggerRow
 from lineward.daemon.retry import Outage
 
@@ -58,10 +59,11 @@ CHECKPOINT_COMMITS = 2000
 
 _INSERT = f"INSERT INTO results VALUES ({', '.join('?' * COLUMNS)})"  # noqa: S608 - only question marks
 _INSERT_TRIGGER = "INSERT OR IGNORE INTO triggers VALUES (?, ?, ?, ?, ?, ?)"
-_ACK = "UPDATE results SET acked = 1 WHERE seq = ? AND acked = 0"
-_PRUNE = "DELETE FROM results WHERE seq IN (SELECT seq FROM results WHERE seq <= ? AND acked = 1 ORDER BY seq LIMIT ?)"
+_PRUNE = "DELETE FROM results WHERE seq IN (SELECT seq FROM results WHERE seq <= ? AND acked != 0 ORDER BY seq LIMIT ?)"
 
 _Values = tuple[Any, ...]
+PAYLOAD = 14
+"""Its place among the values of a row."""
 
 
 class Ledger:
@@ -72,9 +74,11 @@ class Ledger:
     root
         Storage folder; the database is ``ledger.sqlite3`` in it.
     keep_rows
-        Rows kept on disk (about 1.2 kB each); the oldest acknowledged ones beyond that are deleted.
+        Rows kept on disk (about 1.2 kB each); the oldest beyond that, unless they wait for the broker, are deleted.
     memory_rows
         Rows kept in memory while the disk is in trouble (about 2 kB each); beyond that the oldest are lost and counted.
+    outbox_bytes
+        What may wait for the broker; beyond that the oldest rows are given up: they stay, and are not sent any more.
 
     Raises
     ------
@@ -83,7 +87,14 @@ class Ledger:
         folder that cannot be written is `trouble`, not an end.
     """
 
-    def __init__(self, root: Path, *, keep_rows: int = 2_000_000, memory_rows: int = 10_000) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        keep_rows: int = 2_000_000,
+        memory_rows: int = 10_000,
+        outbox_bytes: int = 512_000_000,
+    ) -> None:
         self.path = root / "ledger.sqlite3"
         self._root = root
         self._keep_rows = keep_rows
@@ -98,7 +109,7 @@ class Ledger:
         self._damaged = False
         self._commits = 0  # since the last checkpoint
         self._forced = 0  # of these, already on the disk
-        self._outbox = 0
+        self._outbox = OutboxSize(outbox_bytes)
         self._waited = 0
         self.trouble = ""
         """What keeps rows from being written and what to do about it, in one line; empty when all is well."""
@@ -137,7 +148,7 @@ class Ledger:
                     self._fail(error)
                     self._keep(values)
             self.last_seq = seq
-            self._outbox += 1
+            self._outbox.add(values[PAYLOAD])
             if self._seq_file is not None:  # after the row: a kill in between must not leave a gap
                 self._seq_file.write(seq)
         record_ms = (time.perf_counter_ns() - began_ns) / 1e6
@@ -184,7 +195,17 @@ class Ledger:
     @property
     def outbox_size(self) -> int:
         """Number of results that the broker has not acknowledged."""
-        return self._outbox - len(self._to_ack)
+        return max(0, self._outbox.rows - len(self._to_ack))
+
+    @property
+    def outbox_bytes(self) -> int:
+        """What these results take, on the disk and in memory, in bytes."""
+        return self._outbox.bytes
+
+    @property
+    def outbox_trouble(self) -> str:
+        """Whether results are, or soon will be, given up, and what to do about it, in one line; empty: all is well."""
+        return self._outbox.trouble
 
     def unacknowledged(self, after_seq: int, limit: int) -> list[OutboxRow]:
         """Return unacknowledged results above ``after_seq``, lowest first, those in memory included. Never raises."""
@@ -221,10 +242,11 @@ class Ledger:
         return self._reader.rows(**filters)
 
     def counts(self) -> dict[str, int]:
-        """Return ``last_seq``, ``outbox``, ``in_memory`` and ``lost``."""
+        """Return ``last_seq``, ``outbox``, ``given_up``, ``in_memory`` and ``lost``."""
         return {
             "last_seq": self.last_seq,
             "outbox": self.outbox_size,
+            "given_up": self._outbox.given_up,
             "in_memory": len(self._kept),
             "lost": self.lost,
         }
@@ -300,19 +322,21 @@ class Ledger:
             db = self._replace_damaged()
         try:
             highest = db.execute("SELECT coalesce(max(seq), 0) FROM results").fetchone()[0]
-            outbox = db.execute("SELECT count(*) FROM results WHERE acked = 0").fetchone()[0]
             highest_trigger = db.execute(HIGHEST_TRIGGER).fetchone()[0]
+            waiting = measure(db)
         except sqlite3.Error as error:
             db.close()
             if not is_damaged(error):
                 raise
             db = self._replace_damaged()
-            highest, highest_trigger, outbox = 0, 0, db.execute("SELECT count(*) FROM results").fetchone()[0]
+            highest, highest_trigger, waiting = 0, 0, measure(db)
         seq_file = self._seq_file
         with self._lock:
             self._db = db
             self._last_trigger = max(self._last_trigger, highest_trigger)
-            self._outbox = outbox + len(self._kept)
+            self._outbox.begin(*waiting)
+            for values in self._kept:
+                self._outbox.add(values[PAYLOAD])
             self.last_seq = max(self.last_seq, highest)
             if seq_file is not None and seq_file.power_cut:
                 seq_file.power_cut = False
@@ -377,9 +401,9 @@ class Ledger:
         self._kept.append(values)
         self._waited += 1
         if len(self._kept) > self._memory_rows:
-            gone = self._kept.popleft()[0]
-            self._to_ack.discard(gone)
-            self._outbox -= 1
+            gone = self._kept.popleft()
+            self._to_ack.discard(gone[0])
+            self._outbox.remove(gone[PAYLOAD])
             self.lost += 1
 
     # ---- housekeeping, in a thread of its own
@@ -393,6 +417,7 @@ class Ledger:
                 self._stop.wait(GATHER_S)
                 self._acks_wait.clear()
                 wal = self._tidy(wal, force=time.monotonic() - forced >= TICK_S)
+                self._outbox.watch()
                 if time.monotonic() - forced >= TICK_S:
                     forced = time.monotonic()
             wal = self._tidy(wal, force=True)
@@ -411,6 +436,7 @@ class Ledger:
                     wal = None
                 self._repair()
             self._write_acks()
+            self._give_up()
             if force and self._commits != self._forced:
                 self._forced = self._commits
                 if wal is None:
@@ -469,9 +495,22 @@ class Ledger:
                 if self._db is None or self.trouble:
                     return
                 with _transaction(self._db):
-                    taken = self._db.executemany(_ACK, [(seq,) for seq in some]).rowcount
+                    gone = self._outbox.acknowledge(self._db, some)
                 self._to_ack.difference_update(some)
-                self._outbox -= taken
+                self._outbox.settle(gone)
+                self._commits += 1
+            time.sleep(0.001)  # the lock is not fair: let the loop have it
+
+    def _give_up(self) -> None:
+        """Let the oldest rows go that the outbox has no room for."""
+        gone = Leaving(1, 0)
+        while self._outbox.too_much and gone.rows:
+            with self._lock:
+                if self._db is None or self.trouble:
+                    return
+                with _transaction(self._db):
+                    gone = self._outbox.give_up(self._db, CHUNK)
+                self._outbox.settle(gone)
                 self._commits += 1
             time.sleep(0.001)  # the lock is not fair: let the loop have it
 
@@ -543,4 +582,4 @@ def _text(text: str) -> str:
 
 
 def _outbox_row(values: _Values) -> OutboxRow:
-    return OutboxRow(values[0], values[3], values[2], bool(values[12]), values[14])
+    return OutboxRow(values[0], values[3], values[2], bool(values[12]), values[PAYLOAD])

@@ -67,6 +67,7 @@ class Row:
     acked: bool
     payload: bytes
     trigger_no: int | None = None
+    given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ class LedgerReader:
             "verdict = ?": verdict,
             "reason = ?": reason,
             "product = ?": product,
-            "acked = ?": acked,
+            "(acked = 1) = ?": acked,
             _LATE if self.schema() >= SINCE_TRIGGERS else "late = ?": late,
         }
         given = {clause: value for clause, value in wanted.items() if value is not None}
@@ -226,7 +227,7 @@ class LedgerReader:
         while True:
             page = self._fetch(sql, (after_seq, last, *values))
             for row in page:
-                yield replace(Row(*row), late=bool(row[12]), acked=bool(row[13]))  # SQLite has no truth values
+                yield replace(Row(*row), late=bool(row[12]), acked=row[13] == 1, given_up=row[13] == 2)
             if len(page) < PAGE:
                 return
             after_seq = page[-1][0]

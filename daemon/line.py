@@ -14,11 +14,12 @@ from lineward.daemon.clock import DeadlineClock
 from lineward.daemon.commands import Commands
 from lineward.daemon.config import ConfigError
 from lineward.daemon.control import ControlSocket
+from lineward.daemon.endpoint import SecretError, endpoint_of
 from lineward.daemon.frames import FrameSource
 from lineward.daemon.health import Alarms, Health
 from lineward.daemon.ledger import Ledger
 from lineward.daemon.notify import Systemd
-from lineward.daemon.publish import Endpoint, Publisher, Tls
+from lineward.daemon.publish import Publisher
 from lineward.daemon.recipes import Recipes
 from lineward.daemon.reload import answer_on_socket
 from lineward.daemon.result import rfc3339
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from lineward.daemon.commands import Acknowledge
     from lineward.daemon.config import Config
+    from lineward.daemon.endpoint import Endpoint
     from lineward.daemon.ledger import TriggerRow
     from lineward.daemon.recipes import ActiveRecipe
     from lineward.daemon.reload import Answer
@@ -60,7 +62,7 @@ class Line:
         self.reloads: SimpleQueue[Answer | None] | None = None
         self.health = Health(root)
         self.alarms = Alarms()
-        self.ledger = Ledger(root)
+        self.ledger = Ledger(root, outbox_bytes=round(config.storage.outbox_mb * 1e6))
         stack.callback(self.ledger.close)
         self.alarms.set("storage", self.ledger.trouble, logged=True)
         self.recipes = Recipes(config)
@@ -249,20 +251,7 @@ def endpoint(config: Config) -> Endpoint:
     ConfigError
         The password file cannot be read.
     """
-    mqtt, station = config.mqtt, config.station
-    password = None
-    if mqtt.password_file is not None:
-        try:
-            password = mqtt.password_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"mqtt.password_file = {str(mqtt.password_file)!r}: cannot be read: {error}") from error
-    return Endpoint(
-        host=mqtt.host,
-        port=mqtt.port,
-        client_id=mqtt.client_id or f"lineward-{station.site}-{station.line}-{station.name}",
-        username=mqtt.username,
-        password=password,
-        tls=None if mqtt.tls is None else Tls(mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file),
-        protocol=mqtt.protocol,
-        keepalive_s=mqtt.keepalive_s,
-    )
+    try:
+        return endpoint_of(config.mqtt, config.station)
+    except SecretError as error:
+        raise ConfigError(str(error)) from error

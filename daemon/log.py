@@ -36,8 +36,13 @@ def set_up(level: str, *, parts: bool, stream: TextIO | None = None) -> None:
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
-    root.setLevel(level)
     root.propagate = False
+    set_level(level, parts=parts)
+
+
+def set_level(level: str, *, parts: bool) -> None:
+    """Say how much is logged, and whether each part has its line."""
+    logging.getLogger("lineward").setLevel(level)
     parts_log.setLevel(level if parts else "WARNING")
 
 

@@ -13,17 +13,18 @@ import ssl
 import struct
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from lineward.daemon.endpoint import Endpoint, LostError, RefusedError, SilentError, explain_tls
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from paho.mqtt.reasoncodes import ReasonCode
 
@@ -45,60 +46,6 @@ MOST_RECEIVED = 16
 
 COMMAND_BYTES = 64 << 10
 """Of a longer payload only so many bytes and one more are handed on: enough to see that it is too long."""
-
-
-class RefusedError(PermissionError):
-    """The broker does not want us: somebody has to change a name, a password, a certificate or a right."""
-
-
-class LostError(ConnectionError):
-    """The connection is gone; ``code`` is the reason a broker gave on MQTT 5, else 0."""
-
-    def __init__(self, why: str, code: int = 0) -> None:
-        super().__init__(why)
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """TLS 1.2 or newer; the broker's name is always checked. Without ``ca_file`` the system's authorities count."""
-
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-
-    def context(self) -> ssl.SSLContext:
-        """Return the context; raises `OSError` or `ssl.SSLError` for a file that cannot be used."""
-        context = ssl.create_default_context(cafile=self.ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file)
-        return context
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where the broker is and who we are there.
-
-    Attributes
-    ----------
-    protocol
-        "3.1.1" or "5".
-    keepalive_s
-        The broker fires the last will after 1.5 times this long without a word from us.
-    """
-
-    host: str
-    port: int
-    client_id: str
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    tls: Tls | None = None
-    protocol: str = "5"
-    keepalive_s: int = 15
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +84,8 @@ class Connection:
         The broker said no.
     LostError
         It accepted the connection and then said nothing, or hung up.
+    SecretError
+        A certificate or key of ours cannot be used.
     OSError
         It cannot be reached, or TLS failed (`ssl.SSLError`).
     """
@@ -145,6 +94,8 @@ class Connection:
         self, endpoint: Endpoint, will_topic: str, will_payload: bytes, *, timeout_s: float, silence_s: float
     ) -> None:
         self._v5 = endpoint.protocol == "5"
+        self._tls = endpoint.tls
+        self._said = ""
         self._silence_s = silence_s
         self._sent: dict[int, tuple[int, float]] = {}  # message id -> (tag, monotonic seconds)
         self._acked: list[int] = []
@@ -168,6 +119,7 @@ class Connection:
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
+        client.on_log = self._on_log
         client.will_set(will_topic, will_payload, qos=1, retain=True)
         client.username_pw_set(endpoint.username, endpoint.password)
         if endpoint.tls is not None:
@@ -176,7 +128,14 @@ class Connection:
             client.connect(endpoint.host, endpoint.port, endpoint.keepalive_s, properties=self._wishes())
             sock = self._socket()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else an answer may wait 40 ms for an ACK
-            self._most = min(self._most, self._wait_accepted(timeout_s))
+            self._most = max(1, min(self._most, self._wait_accepted(timeout_s)))
+            client.on_log = None
+        except SilentError:
+            self.abort()
+            raise
+        except LostError as error:
+            self.abort()
+            raise self._turned_away(error) from error
         except BaseException:
             self.abort()
             raise
@@ -195,15 +154,26 @@ class Connection:
         while self._accepted is None:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise LostError(f"accepts the connection and then says nothing for {timeout_s:g} s")
+                raise SilentError(f"accepts the connection and then says nothing for {timeout_s:g} s")
             self._wait(left)
         return int(getattr(self._accepted, "ReceiveMaximum", MOST_IN_FLIGHT))
+
+    def _turned_away(self, error: LostError) -> OSError:
+        """Say why a broker may have hung up before it answered: with TLS 1.3 it refuses a client only now."""
+        if self._tls is None:
+            return LostError("hangs up before it answers; does this port want TLS ([mqtt.tls])?", error.code)
+        text = explain_tls(self._said, has_certificate=self._tls.cert_file is not None)
+        return RefusedError(text) if text else LostError("hangs up before it answers; look at its log", error.code)
+
+    def _on_log(self, _client: Any, _data: Any, level: int, text: str) -> None:
+        if level == LogLevel.MQTT_LOG_ERR:  # the only place where paho tells what TLS said
+            self._said = text
 
     # ---- paho's callbacks
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
         if reason.is_failure:
-            self._refused = f"refuses us: {reason}"
+            self._refused = f"refuses us: {reason}; check user name, password and access rules"
         else:
             self._accepted = properties
 
@@ -217,7 +187,7 @@ class Connection:
     def _on_publish(self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
         tag, _ = self._sent.pop(mid, (0, 0.0))
         if reason.is_failure:
-            self._refused = f"refuses a message: {reason}; check its access rules for this client"
+            self._refused = f"refuses a message: {reason}; let this user publish below our base topic (access rules)"
         elif tag:
             self._acked.append(tag)
 
@@ -292,11 +262,13 @@ class Connection:
         while not self._subscribed:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise LostError(f"says nothing to a subscription for {timeout_s:g} s")
+                raise SilentError(f"says nothing to a subscription for {timeout_s:g} s")
             self._wait(left)
         for name, reason in zip(topic_filters, self._subscribed, strict=False):
             if reason.is_failure:
-                raise RefusedError(f"does not let us subscribe to {name}: {reason}")
+                raise RefusedError(
+                    f"does not let us read {name}: {reason}; let this user subscribe there (access rules)"
+                )
 
     def take(self) -> Message | None:
         """Return the oldest message received and let the broker send another for it; None when there is none.
@@ -339,7 +311,7 @@ class Connection:
         if self._lost is not None:
             raise LostError(*self._lost)
         if self.waiting_s > self._silence_s:
-            raise LostError(f"acknowledges nothing for {self._silence_s:g} s")
+            raise SilentError(f"acknowledges nothing for {self._silence_s:g} s")
 
     def finish(self, timeout_s: float) -> list[int]:
         """Wait until everything is acknowledged, say good-bye (no last will) and hang up; return the last tags."""

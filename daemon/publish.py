@@ -18,8 +18,9 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lineward.daemon.endpoint import Endpoint, LostError, SilentError, Tls, why
 from lineward.daemon.inbox import Inbox
-from lineward.daemon.mqtt import TAKEN_OVER, Connection, Endpoint, LostError, RefusedError, Tls
+from lineward.daemon.mqtt import TAKEN_OVER, Connection
 from lineward.daemon.outbox import Outbox
 from lineward.daemon.result import plc_string
 from lineward.daemon.retry import Outage, delay_s
@@ -96,7 +97,6 @@ class Publisher:
         self._endpoint = endpoint
         self._base = base_topic.rstrip("/") + "/"
         self._deadline_s = deadline_ms / 1000
-        self._expiry_s = max(1, round(2 * self._deadline_s))
         self._late_after_s = max(5.0, 2 * self._deadline_s)
         self._ledger = ledger
         self._stats = stats
@@ -118,7 +118,7 @@ class Publisher:
         self._takeover_s = float("-inf")
         self._heartbeat = 0
         self._due = {"heartbeat": 0.0, "stats": 0.0}
-        self._reason = "not connected yet"
+        self._reason = ""
         self.published = 0
         """Messages sent on `result`, repetitions included."""
         self.acknowledged = 0
@@ -141,15 +141,10 @@ class Publisher:
     def trouble(self) -> str:
         """What is wrong with the broker and what to do about it, in one line; empty when all is well."""
         if not self.connected:
-            return f"broker {self._endpoint}: {self._reason}"
+            return self._reason and f"broker {self._endpoint}: {self._reason}"
         if time.monotonic() - self._takeover_s < 2 * QUICK_LOSS_S:
             return self._takeover_text()
         return ""
-
-    @property
-    def command_trouble(self) -> str:
-        """What is wrong with the commands that come, in one line; empty when all is well."""
-        return "" if self._inbox is None else self._inbox.trouble
 
     def counters(self) -> dict[str, int | float | bool]:
         """Return what `stats` says about MQTT; ``outage_s`` is seconds without a broker since the start."""
@@ -260,15 +255,19 @@ class Publisher:
         """
         now = time.monotonic()
         if result.verdict == "undecided":
-            return now + self._deadline_s
+            return now + self._allowed_s(result)
         if result.late:
             return now - 1  # this part has been answered with a time-out
         if result.deadline_unix_ns is None:
             return now + self._late_after_s
-        if result.verdict == "pass":
-            allowed_s = (result.deadline_unix_ns - result.trigger_unix_ns) / 1e9
-            return now + allowed_s - result.latency.total / 1000
-        return now + self._deadline_s
+        spent_s = result.latency.total / 1000 if result.verdict == "pass" else 0.0
+        return now + self._allowed_s(result) - spent_s
+
+    def _allowed_s(self, result: Result) -> float:
+        """Return how long this part's answer may take: recipes differ."""
+        if result.deadline_unix_ns is None:
+            return self._deadline_s
+        return (result.deadline_unix_ns - result.trigger_unix_ns) / 1e9
 
     # ---- the thread
 
@@ -301,9 +300,9 @@ class Publisher:
 
     def _note(self, error: OSError, lived_s: float) -> None:
         self._last_error = error
-        ended_by_broker = isinstance(error, LostError) and "nothing" not in str(error)
+        ended_by_broker = isinstance(error, LostError) and not isinstance(error, SilentError)
         self._quick_losses = self._quick_losses + 1 if 0 < lived_s < QUICK_LOSS_S and ended_by_broker else 0
-        self._reason = why(error)
+        self._reason = why(error, self._endpoint)
         if getattr(error, "code", 0) == TAKEN_OVER or self._quick_losses >= 3:
             self._takeover_s = time.monotonic()
             self._reason = self._takeover_text()
@@ -380,13 +379,9 @@ class Publisher:
             self._outbox.acknowledged(acked)
 
     def _obey(self, link: Connection) -> None:
-        """Take commands and send acknowledgements; in a flood, breathe."""
+        """Take commands and send acknowledgements."""
         if self._inbox is not None:
-            busy = link.received > 0
             self._inbox.obey(link)
-            self._inbox.send(link)
-            if busy and link.received and not self._fresh:
-                time.sleep(BREATH_S)
 
     def _answer(self, link: Connection) -> None:
         """Send what was handed over: to the PLC now or never, to `result` when everything before it is out."""
@@ -403,7 +398,8 @@ class Publisher:
             in_time = time.monotonic() <= handed.useful_until_s
             # Behind a stalled link an answer would lie in the kernel's buffer and come out when the link does.
             if in_time and link.waiting_s < max(self._deadline_s, 0.1):
-                link.publish(self._base + "result/plc", result.plc_payload(), expiry_s=self._expiry_s)
+                expiry_s = max(1, round(2 * self._allowed_s(result)))
+                link.publish(self._base + "result/plc", result.plc_payload(), expiry_s=expiry_s)
                 link.publish(self._base + "result/verdict", str(result.verdict).encode())
                 link.publish(self._base + "result/part_id", plc_string(result.part_id).encode())
             if self._outbox.is_next(result.seq):
@@ -471,17 +467,3 @@ def _kept_free(link: Connection) -> int:
 
 def _json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
-
-
-def why(error: OSError) -> str:
-    """Say in one line what is wrong and what to do."""
-    text = str(error.strerror or error) or type(error).__name__
-    if isinstance(error, RefusedError):
-        return f"{text}; check user name, password and access rules"
-    if isinstance(error, LostError):
-        return f"{text}; trying again"
-    if isinstance(error, ConnectionRefusedError):
-        return "nothing listens there; is the broker running?"
-    if isinstance(error, TimeoutError):
-        return "no answer; check host, network and firewall"
-    return f"{text}; check host, port and certificates"

@@ -65,6 +65,10 @@ class ReviewStore:
         self._thread = threading.Thread(target=self._work, name="review-images", daemon=True)
         self._thread.start()
 
+    def set_limits(self, *, keep_per_hour: int, max_bytes: int, keep_fails: bool) -> None:
+        """Go on with other limits; from any thread."""
+        self._keep_per_hour, self._max_bytes, self._keep_fails = keep_per_hour, max_bytes, keep_fails
+
     def claim(self, verdict: Verdict) -> str | None:
         """Decide whether this part's image will be kept; return its id, or None.
 

@@ -16,18 +16,45 @@ if TYPE_CHECKING:
     from lineward.images import ImageFileError
 
 
-def train_with_progress(data: Path, out: Path, *, product: str, tier: str, seed: int, quiet: bool) -> TrainReport:
-    """Train the tier that is asked for.
+def train_with_progress(
+    data: Path,
+    out: Path,
+    *,
+    product: str,
+    tier: str,
+    seed: int,
+    quiet: bool,
+    base: Path | None = None,
+    base_data: Path | None = None,
+) -> TrainReport:
+    """Train the tier that is asked for, from a folder or, with ``base``, from a bundle and a folder of new images.
 
     Raises
     ------
     ValueError
-        There is no such tier; or one of the training's own errors about data and output.
+        There is no such tier, or torch is missing; or one of the training's own errors about data and output.
     """
-    if tier != "quick":
-        raise TierError(f"--tier {tier}: this version trains the tier quick only")
+    if tier not in {"quick", "full"}:
+        raise TierError(
+            f"--tier {tier}: there is quick (frozen backbone, seconds) and full (tuned with torch, minutes)"
+        )
+    if base_data is not None and base is None:
+        raise TierError("--base-data is the folder that the bundle given with --base was trained from; give --base too")
+    if tier == "full":
+        from lineward.models.finetune import train_full as train  # noqa: PLC0415 - torch is an extra
+    else:
+        train = train_quick
     with progress_bar(quiet=quiet) as progress:
-        return train_quick(data, out, product=product, cache_dir=cache_dir(), progress=progress, seed=seed)
+        return train(
+            data,
+            out,
+            product=product,
+            cache_dir=cache_dir(),
+            progress=progress,
+            seed=seed,
+            base=base,
+            base_data=base_data,
+        )
 
 
 class TierError(ValueError):

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lineward.drivers import aravis_features as features
-from lineward.drivers import aravis_library, gvcp
+from lineward.drivers import aravis_library, gvcp, progress
 from lineward.drivers.aravis_devices import Candidate, choose, listed
 from lineward.drivers.aravis_stream import Incomplete, Stream
 from lineward.drivers.camera import (
@@ -30,6 +30,7 @@ from lineward.drivers.camera import (
     NoFrameReason,
     Trigger,
 )
+from lineward.drivers.late import longest_s
 from lineward.drivers.losses import FrameIds, Losses
 
 if TYPE_CHECKING:
@@ -38,10 +39,16 @@ if TYPE_CHECKING:
     from lineward.drivers.camera import Setting
 
 _SLICE_S = 0.1  # how long a wait for a frame may take before the camera's pulse is felt
+_LATE_SLICE_S = 0.02
 _TEMPERATURE_EVERY_S = 10.0
 _STRAY_S = 0.15  # one frame was seen within 0.1 s after the start, though trigger mode was on
 _RELEASE_S = 0.5
-_LATE_S = 0.25  # how long after it was given up a trigger's frame may still come
+
+SEARCH_S = 10.0
+"""Aravis asks on all networks at once and waits 1 s, and each USB device may take its time-out."""
+
+OPEN_STILL_S = 8.0
+"""A camera that does not answer costs Aravis 2.5 s per question; three of them and it gives up by itself."""
 
 
 def discover(address: str = "") -> list[CameraInfo]:
@@ -94,7 +101,7 @@ class AravisCamera:
         self._frames = 0
         self._trigger_id = 0
         self._outstanding: int | None = None
-        self._late_until = 0.0
+        self._given_at = self._late_until = 0.0
         self._temperature: tuple[float, float | None] = (-_TEMPERATURE_EVERY_S, None)
 
     # -- opening and settings ------------------------------------------------------------------------------------------
@@ -102,10 +109,12 @@ class AravisCamera:
     def open(self) -> CameraInfo:
         """Find the camera and take control of it."""
         self.close()
-        candidate = choose(self._serial, self._user_id, self._address)
+        with progress.phase("searching for cameras", silent_s=SEARCH_S, still_s=SEARCH_S):
+            candidate = choose(self._serial, self._user_id, self._address)
         info = candidate.info
         self._label = f"camera {info.vendor} {info.name} (serial {info.serial or 'none'})"
-        self._connect(candidate)
+        with progress.phase("opening the camera", still_s=OPEN_STILL_S):
+            self._connect(candidate)
         self._losses, self._frames, self._lost, self._control_lost = Losses(), 0, False, False
         self._temperature = (-_TEMPERATURE_EVERY_S, None)
         self._pulse = gvcp.Pulse(candidate.address)
@@ -216,12 +225,15 @@ class AravisCamera:
         if self._outstanding is not None:
             raise CameraError(f"{self._label}: trigger {self._outstanding} is still outstanding")
         # The frame of a trigger that was given up may still be on its way, and would pass for the answer to this one.
-        self._discard_until(self._late_until, first_only=True)
-        self._late_until = 0.0
+        while time.monotonic() < self._late_until:
+            self._raise_if_lost()
+            self._discard_until(min(self._late_until, time.monotonic() + _LATE_SLICE_S))
+            progress.step()
         self.flush()
         device = self._open_device("trigger")
         with self._guarded("the software trigger"):
             device.execute_command("TriggerSoftware")
+        self._given_at = time.monotonic()
         self._trigger_id += 1
         self._outstanding = self._trigger_id
         return self._trigger_id
@@ -239,11 +251,13 @@ class AravisCamera:
                 return NoFrame(NoFrameReason.TIMEOUT, "" if self._stream else f"{self._label} is not streaming")
 
     def flush(self) -> int:
-        """Throw away waiting frames and an outstanding trigger."""
+        """Throw away waiting frames and an outstanding trigger; its frame is thrown away when it comes."""
         if self._outstanding is not None:
             self._outstanding = None
-            self._late_until = time.monotonic() + _LATE_S
             self._losses.lose(Cause.TRIGGER_MISSED)
+            device = self._open_device("flush")
+            with self._guarded("asking for the exposure time"):
+                self._late_until = self._given_at + longest_s(lambda name: features.read(device, name))
         return self._discard_until(0.0)
 
     def _take(self, wait_s: float) -> Frame | NoFrame | None:
@@ -262,6 +276,7 @@ class AravisCamera:
         self._pulse.heard()
         frame_id = self._account(image.raw_id)
         if self._trigger_mode is Trigger.SOFTWARE and self._outstanding is None:
+            self._late_until = 0.0
             return None  # nobody asked for it: it belongs to no part
         trigger_id, self._outstanding = self._outstanding, None
         if isinstance(image, Incomplete):
@@ -290,7 +305,7 @@ class AravisCamera:
             self._underran = False
         return frame_id
 
-    def _discard_until(self, deadline: float, *, first_only: bool = False) -> int:
+    def _discard_until(self, deadline: float) -> int:
         """Throw frames away undecoded until none waits and the time has come; return how many were whole."""
         number = 0
         if self._stream is None:
@@ -302,8 +317,7 @@ class AravisCamera:
             self._pulse.heard()
             self._account(got.raw_id)
             number += got.whole
-            if first_only:
-                deadline = 0.0
+            self._late_until = 0.0  # nobody asked for it: it is what a given-up trigger still owed
         return number
 
     # -- health and the end --------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from lineward.drivers import progress
 from lineward.drivers.aravis_library import load
 from lineward.drivers.camera import CameraSettingError
 
@@ -25,6 +26,7 @@ def is_gone(error: BaseException) -> bool:
 def find(device: Any, name: str) -> Any | None:
     """Return a feature's node, or None when the camera has no such feature or not just now."""
     aravis, _ = load()
+    progress.step()
     node = device.get_feature(name)
     if not isinstance(node, aravis.GcFeatureNode) or not node.is_implemented() or not node.is_available():
         return None
@@ -110,6 +112,7 @@ def allowed(node: Any) -> str:
 
 def _value(node: Any) -> Setting:
     aravis, _ = load()
+    progress.step()
     # An enumeration is an integer and a string as well: the order of these questions matters.
     value: Setting = node.get_string_value() if isinstance(node, aravis.GcEnumeration) else node.get_value()
     return value

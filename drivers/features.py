@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from genicam import genapi, gentl
 
+from lineward.drivers import progress
 from lineward.drivers.camera import CameraSettingError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def read(node_map: Any, name: str) -> Setting | None:
 
 def fresh(node: Any) -> Setting:
     """Read a node's value past GenApi's cache, which holds what was written and not what the camera made of it."""
+    progress.step()
     value: Setting = node.get_value(False, True)  # verify, ignore_cache
     return value
 
@@ -73,6 +75,7 @@ def write(node_map: Any, name: str, value: Setting) -> Setting:
     CameraSettingError
         The camera has no such feature, or refuses the value; the message names the range or the entries.
     """
+    progress.step()
     node = find(node_map, name)
     if node is None:
         raise CameraSettingError(f"the camera has no feature {name!r}, or not in this state; correct the settings")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lineward.drivers import progress
 from lineward.drivers.camera import (
     CameraError,
     CameraHealth,
@@ -227,6 +228,7 @@ def list_files(folder: Path, pattern: str = "*") -> list[str]:
     """List image files of a folder and its subfolders: relative paths with ``/``, sorted character by character."""
     found = []
     for where, _, files in os.walk(folder):
+        progress.step()
         base = Path(where).relative_to(folder)
         names = ((base / file).as_posix() for file in files if Path(file).suffix.lower() in SUFFIXES)
         found += [name for name in names if fnmatch.fnmatchcase(name, pattern)]

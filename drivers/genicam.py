@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from genicam import gentl
 
-from lineward.drivers import features
+from lineward.drivers import features, progress
 from lineward.drivers.buffers import OptionalValues, check_pixel_format, device_ns, image_of
 from lineward.drivers.camera import (
     CameraError,
@@ -25,7 +25,8 @@ from lineward.drivers.camera import (
 )
 from lineward.drivers.features import NATIVE_ERRORS, reason
 from lineward.drivers.genicam_producers import Connection, Producer, describe, load
-from lineward.drivers.genicam_trigger import Triggers, latch_ns, longest_s
+from lineward.drivers.genicam_trigger import Triggers, latch_ns
+from lineward.drivers.late import longest_s
 from lineward.drivers.losses import FrameIds, Losses, Underruns
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ _POLL_S = 0.001
 _SILENCE_S = 0.5
 """After this long without a frame the camera is asked whether it is still there. The question costs 1 ms; a camera that
 lost its power for a blink must be opened anew within two seconds."""
+
+SEARCH_S = 10.0
+"""Loading a producer and its search for cameras: one native call may wait a second for each network interface."""
+
+OPEN_SILENT_S, OPEN_STILL_S = 3.0, 30.0
+"""Opening a camera: one native call reads its description, at most a megabyte, through the control channel. harvesters
+makes many such calls in a row; it holds the interpreter lock in each, so that one that hangs is found by its silence.
+"""
 
 _TEMPERATURE_EVERY_S = 10.0
 _NOACCESS = gentl.DEVICE_ACCESS_STATUS_LIST.DEVICE_ACCESS_STATUS_NOACCESS
@@ -102,7 +111,8 @@ class GenicamCamera:
         self.close()
         producer, device, info = self._choose()
         self._label = f"camera {info.vendor} {info.name} (serial {info.serial or 'none'})"
-        self._connection = Connection(producer, device, info, self._label, buffers=self._buffers)
+        with progress.phase("opening the camera", silent_s=OPEN_SILENT_S, still_s=OPEN_STILL_S):
+            self._connection = Connection(producer, device, info, self._label, buffers=self._buffers)
         self._incomplete_seen = 0
         self._losses, self._frames, self._values, self._lost = Losses(), 0, OptionalValues(), False
         self._temperature = (-_TEMPERATURE_EVERY_S, None)
@@ -114,7 +124,8 @@ class GenicamCamera:
         return "camera with " + " and ".join(wishes) if wishes else "camera"
 
     def _choose(self) -> tuple[Producer, Any, CameraInfo]:
-        there = [(p, device, describe(p, device)) for p in load(self._producers) for device in p.devices()]
+        with progress.phase("searching for cameras", silent_s=SEARCH_S, still_s=3 * SEARCH_S):
+            there = [(p, device, describe(p, device)) for p in load(self._producers) for device in p.devices()]
         fitting = [
             found
             for found in there
@@ -176,6 +187,7 @@ class GenicamCamera:
         if self._streaming:
             return
         self._triggers.restart()
+        progress.step()
         with self._guarded("starting the stream"):
             self._ids = FrameIds(skips_zero=self._values.ask(connection.listed, "tl_type") == "GEV")
             connection.start()
@@ -210,6 +222,7 @@ class GenicamCamera:
         self._discard()
         while self._triggers.owed and time.monotonic() < self._triggers.late_until:
             time.sleep(_POLL_S)
+            progress.step()
             self._discard()
         with self._guarded("the software trigger"):
             since_ns = latch_ns(nodes) if self._triggers.owed else None
@@ -226,18 +239,19 @@ class GenicamCamera:
             if got is not None:
                 return got
             now = time.monotonic()
-            if now >= deadline:
-                return NoFrame(NoFrameReason.TIMEOUT, "" if self._streaming else f"{self._label} is not streaming")
             if self._streaming and now - self._heard_at >= _SILENCE_S:
                 self._check_alive()
                 self._heard_at = now
+            if now >= deadline:
+                return NoFrame(NoFrameReason.TIMEOUT, "" if self._streaming else f"{self._label} is not streaming")
             time.sleep(min(_POLL_S if self._streaming else 0.05, deadline - now))
 
     def flush(self) -> int:
         """Throw away waiting frames and an outstanding trigger; its frame is thrown away when it comes."""
         if self._triggers.outstanding is not None and self._streaming:
             with self._guarded("asking for the exposure time"):
-                self._triggers.give_up(longest_s(self._opened("flush").nodes))
+                nodes = self._opened("flush").nodes
+                self._triggers.give_up(longest_s(lambda name: features.read(nodes, name)))
             self._losses.lose(Cause.TRIGGER_MISSED)
         return self._discard() if self._streaming else 0
 

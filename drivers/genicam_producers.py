@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lineward.drivers import progress
 from lineward.drivers.camera import CameraBusyError, CameraError, CameraInfo, CameraLostError, CameraNotFoundError
 from lineward.drivers.features import NATIVE_ERRORS, reason
 
@@ -124,6 +125,7 @@ def describe(producer: Producer, device: Any) -> CameraInfo:
     """Say what enumeration knows of a device; what a producer cannot tell stays empty."""
 
     def text(name: str) -> str:
+        progress.step()
         try:
             return str(getattr(device, name) or "")
         except NATIVE_ERRORS:

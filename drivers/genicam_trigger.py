@@ -3,32 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lineward.drivers import features
-
-if TYPE_CHECKING:
-    from lineward.drivers.camera import Setting
-
-_MARGIN_S = 0.25
-"""For what cannot be asked: the way through driver and producer, and packets that are sent again."""
-
-_SLOWEST_BYTES_PER_S = 40e6
-"""A frame on its way through a link that is shared by three GigE cameras, or by two on USB 3 beside a disk."""
-
-
-def longest_s(nodes: Any) -> float:
-    """Return how long after its trigger a frame may still come: exposure, delay, readout and the way here, in seconds.
-
-    Both the exposure and the time that a whole readout takes are asked for anew, because automatic exposure changes
-    them.
-    """
-    exposure_us = _number(nodes, "ExposureTime") + _number(nodes, "TriggerDelay")
-    readout_us = _number(nodes, "SensorReadoutTime")
-    link = _number(nodes, "DeviceLinkThroughputLimit") or _SLOWEST_BYTES_PER_S
-    return (
-        (exposure_us + readout_us) / 1e6 + _number(nodes, "PayloadSize") / min(link, _SLOWEST_BYTES_PER_S) + _MARGIN_S
-    )
 
 
 def latch_ns(nodes: Any) -> int | None:
@@ -38,11 +15,6 @@ def latch_ns(nodes: Any) -> int | None:
         return None
     latch.execute()
     return int(features.fresh(value)) or None
-
-
-def _number(nodes: Any, name: str) -> float:
-    value: Setting | None = features.read(nodes, name)
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 class Triggers:

@@ -69,6 +69,7 @@ def _table() -> dict[int, PixelFormat]:
         ("Mono16", 0x01100007, "Mono", 16, _Packing.WORDS),
         ("Mono10p", 0x010A0046, "Mono", 10, _Packing.LSB),
         ("Mono12p", 0x010C0047, "Mono", 12, _Packing.LSB),
+        ("Mono14p", 0x010E0104, "Mono", 14, _Packing.LSB),
         ("Mono10Packed", 0x010C0004, "Mono", 10, _Packing.GIGE),
         ("Mono12Packed", 0x010C0006, "Mono", 12, _Packing.GIGE),
         ("RGB8", 0x02180014, "RGB", 8, _Packing.BYTES),
@@ -91,7 +92,9 @@ def _table() -> dict[int, PixelFormat]:
             (f"{order}8", 0x01080008 + index, order, 8, _Packing.BYTES),
             (f"{order}10", 0x0110000C + index, order, 10, _Packing.WORDS),
             (f"{order}12", 0x01100010 + index, order, 12, _Packing.WORDS),
+            (f"{order}14", 0x01100109 + index, order, 14, _Packing.WORDS),
             (f"{order}16", 0x0110002E + index, order, 16, _Packing.WORDS),
+            (f"{order}14p", 0x010E0105 + index, order, 14, _Packing.LSB),
             (f"{order}10Packed", 0x010C0026 + index, order, 10, _Packing.GIGE),
             (f"{order}12Packed", 0x010C002A + index, order, 12, _Packing.GIGE),
         ]
@@ -199,6 +202,14 @@ def _to_bytes(rows: U8, form: PixelFormat, samples: int) -> U8:
                 b[..., 1] >> 4 | b[..., 2] << 4,
                 b[..., 2] >> 6 | b[..., 3] << 2,
                 b[..., 4],
+            ]
+        case _Packing.LSB, 14:
+            b = _grouped(rows, 7)
+            parts = [
+                b[..., 0] >> 6 | b[..., 1] << 2,
+                b[..., 2] >> 4 | b[..., 3] << 4,
+                b[..., 4] >> 2 | b[..., 5] << 6,
+                b[..., 6],
             ]
         case _Packing.LSB, _:
             b = _grouped(rows, 3)

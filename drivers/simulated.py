@@ -71,7 +71,7 @@ class SimulatedCamera:
     Parameters
     ----------
     product
-        A name of `PRODUCTS`.
+        A name of `PRODUCTS`; the feature Product changes it later, from the next frame on.
     seed
         Another seed is another line with other parts.
     width, height
@@ -127,7 +127,7 @@ class SimulatedCamera:
         self._product, self._seed, self._rate_hz, self._defect_rate = product, seed, rate_hz, defect_rate
         self._prerender, self._limit, self._start_index = prerender, limit, start_index
         self._serial = serial or f"SIM-{seed}"
-        self._settings: dict[str, Setting] = {"ExposureTime": NOMINAL_EXPOSURE_US, "Gain": 0.0}
+        self._settings: dict[str, Setting] = {"ExposureTime": NOMINAL_EXPOSURE_US, "Gain": 0.0, "Product": product}
         try:
             for name, value in (("Width", width), ("Height", height), ("PixelFormat", pixel_format)):
                 self._settings[name] = checked(self._serial, name, value)
@@ -223,6 +223,7 @@ class SimulatedCamera:
         self._require_open()
         if self._is_streaming:
             return
+        self._pictures.order(self._index, str(self._settings["Product"]))
         self._pictures.prepare(self._settings)
         rate_hz = self._rate_hz
         if self._trigger is Trigger.FREE_RUN:
@@ -266,7 +267,11 @@ class SimulatedCamera:
         if not self._is_streaming or self._is_lost:
             return 0
         if self._rhythm is None:
-            return self._forget_trigger()
+            given_up = self._triggered_ns is not None  # or its frame was lost, which was counted
+            self._outstanding, self._triggered_ns = False, None
+            if given_up:
+                self._lose(Cause.TRIGGER_MISSED, 1)
+            return int(given_up)
         self._give_up_oldest(time.monotonic_ns())
         waiting = self._newest(time.monotonic_ns()) - self._index + 1
         self._keep(self._index + waiting)
@@ -287,10 +292,10 @@ class SimulatedCamera:
                 _sleep_until(deadline_ns)
                 return NoFrame(NoFrameReason.TIMEOUT, f"{self._serial}: no trigger, no frame")
             due_ns = max(started_ns + self._latency_ns(), self._silent_until_ns)
+            image = self._pictures.take(self._index)  # ahead of its time: a caller who waits in slices gets it in time
             if due_ns > deadline_ns:
                 _sleep_until(deadline_ns)
                 return NoFrame(NoFrameReason.TIMEOUT, f"{self._serial}: frame {self._index} is not due yet")
-            image = self._pictures.take(self._index)
             _sleep_until(due_ns)
             if self._give_up_oldest(time.monotonic_ns()) or self._met_a_fault():
                 continue
@@ -348,13 +353,11 @@ class SimulatedCamera:
             self._lose(Cause.OVERRUN, too_many)
         return too_many > 0
 
-    def _forget_trigger(self) -> int:
+    def _forget_trigger(self) -> None:
         """Withdraw an outstanding trigger; its frame, if it has one, is never seen and its number not used again."""
-        forgotten = int(self._triggered_ns is not None)
-        if forgotten:
+        if self._triggered_ns is not None:
             self._keep(self._index + 1)
         self._outstanding, self._triggered_ns = False, None
-        return forgotten
 
     # Faults that happen once
 

@@ -19,7 +19,16 @@ OPEN, CONFIGURE, START, STOP, TRIGGER, FLUSH, RELEASE, CLOSE = (
     "release",
     "close",
 )
-REPLY, FAILED, RING, FRAME, NO_FRAME, LOST, BEAT = "reply", "failed", "ring", "frame", "no_frame", "lost", "beat"
+REPLY, FAILED, RING, FRAME, NO_FRAME, LOST, BEAT, PHASE = (
+    "reply",
+    "failed",
+    "ring",
+    "frame",
+    "no_frame",
+    "lost",
+    "beat",
+    "phase",
+)
 
 
 class PeerGoneError(Exception):

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lineward.drivers import registry, wire
+from lineward.drivers import progress, registry, wire
+from lineward.drivers.beat import BEAT_S, Beat
 from lineward.drivers.camera import (
     CameraError,
+    CameraHealth,
     CameraLostError,
     CameraSettingError,
     Cause,
@@ -29,17 +31,19 @@ from lineward.drivers.ring import Ring, RingShape
 if TYPE_CHECKING:
     from lineward.drivers.camera import Camera, CameraInfo
 
-GRAB_SLICE_S = 0.05  # how long a command may wait behind a grab
-BEAT_S = 0.2
+GRAB_SLICE_S = 0.02  # how long a command may wait behind a grab
 IDLE_S = 0.1
+ASK_S = 0.5
+IMPORT_S = 20.0  # our own code and its libraries, from a cold disk; nothing of a camera's maker yet
 _PR_SET_PDEATHSIG = 1
 
 
 class Worker:
     """Serves one driver to the inspection process until told to close or left alone."""
 
-    def __init__(self, channel: wire.Wire) -> None:
+    def __init__(self, channel: wire.Wire, beat: Beat) -> None:
         self._wire = channel
+        self._beat = beat
         self._camera: Camera | None = None
         self._info: CameraInfo | None = None
         self._streaming = False
@@ -51,35 +55,46 @@ class Worker:
         self._free: list[int] = []
         self._dropped = 0  # frames given up since the last one that went through
         self._overrun = 0
-        self._beat_at = 0.0
+        self._looked_at = self._asked_at = 0.0
 
     def run(self) -> None:
         """Answer commands and deliver frames until the other side is gone."""
+        progress.listen(lambda *phase: self._wire.send(wire.PHASE, *phase))
         while True:
+            progress.step()
             message = self._wire.receive(0.0 if self._ready_to_grab() else IDLE_S)
             while message is not None:
                 self._obey(message[0])
                 message = self._wire.receive(0.0)
             if self._ready_to_grab():
-                self._grab()
-            if time.monotonic() - self._beat_at >= BEAT_S:
-                self._beat()
+                self._grab(GRAB_SLICE_S)
+            if time.monotonic() - self._looked_at >= BEAT_S:
+                self._look_after_health()
+            if self._idles() and time.monotonic() - self._asked_at >= ASK_S:
+                self._grab(0.0)  # a camera that went away between two triggers says so, not at the next part
 
     def _ready_to_grab(self) -> bool:
         if not self._streaming or self._ended or (self._software and not self._outstanding):
             return False
         # A replay waits for room; a camera is read even without, or it would deliver stale frames later.
-        return bool(self._free) or self._ring is None or self._info is None or self._info.realtime
+        return bool(self._free) or self._ring is None or not self._is_replay()
 
-    def _beat(self) -> None:
-        self._beat_at = time.monotonic()
+    def _idles(self) -> bool:
+        return self._streaming and self._software and not self._outstanding and not self._is_replay()
+
+    def _is_replay(self) -> bool:
+        return self._info is not None and not self._info.realtime
+
+    def _look_after_health(self) -> None:
+        """Leave what the driver says about itself for the next beat."""
+        self._looked_at = time.monotonic()
         if self._camera is None:
             return
         health = self._camera.health()
         missing = dict(health.missing)
         if self._overrun:
             missing[Cause.OVERRUN] = missing.get(Cause.OVERRUN, 0) + self._overrun
-        self._wire.send_if_room(wire.BEAT, health.frames, missing, health.temperature_c)
+        self._beat.health = CameraHealth(health.frames, missing, health.temperature_c)
 
     def _obey(self, message: tuple[Any, ...]) -> None:
         name, *arguments = message
@@ -102,7 +117,8 @@ class Worker:
     def _call(self, name: str, arguments: list[Any]) -> object:
         if name == wire.OPEN:
             driver, options = arguments
-            self._camera = registry.create(driver, options)
+            with progress.phase("loading the driver", silent_s=IMPORT_S, still_s=IMPORT_S):
+                self._camera = registry.create(driver, options)
             self._software = options.get("trigger") == Trigger.SOFTWARE
             self._info = self._camera.open()
             return self._info
@@ -138,11 +154,12 @@ class Worker:
         self._wire.send(wire.REPLY, wire.CLOSE, None)
         raise SystemExit(0)
 
-    def _grab(self) -> None:
+    def _grab(self, timeout_s: float) -> None:
         camera = self._camera
         assert camera is not None
+        self._asked_at = time.monotonic()
         try:
-            got = camera.grab(GRAB_SLICE_S)
+            got = camera.grab(timeout_s)
         except CameraError as error:
             self._streaming = False
             self._wire.send(wire.LOST, type(error).__name__, str(error))
@@ -206,7 +223,12 @@ def main(arguments: list[str]) -> int:
         return 0
     channel = wire.Wire(socket.socket(fileno=descriptor))
     with closing(channel), suppress(wire.PeerGoneError):
-        Worker(channel).run()
+        beat = Beat(channel)
+        beat.start()
+        try:
+            Worker(channel, beat).run()
+        finally:
+            beat.stop()
     return 0
 
 

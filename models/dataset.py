@@ -8,14 +8,15 @@ import json
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from lineward.images import SUFFIXES, ImageFileError, decode_image
+from lineward.images import SUFFIXES, ImageFileError
 from lineward.models.features import Source
+from lineward.models.filefacts import FACTS_VERSION, Facts, find_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ class Item:
     defect_type: str | None
     group: str
     mono: bool
+    facts: Facts | None = field(default=None, compare=False)
 
     @property
     def defective(self) -> bool:
@@ -95,6 +97,7 @@ def read_dataset(
     progress: Callable[[int, int], None] | None = None,
     threads: int = 2,
     training: bool = True,
+    conflicts: Literal["refuse", "keep"] = "refuse",
 ) -> Dataset:
     """Read ``good/**``, ``defect/<type>/**`` and ``groups.csv`` (file,group,label; only file and group are used).
 
@@ -111,6 +114,8 @@ def read_dataset(
         Called with how many of how many files are read, from this thread.
     training
         Whether to insist on enough images of both kinds.
+    conflicts
+        What to do about one content under both labels: `dataset check` keeps them, to name them all.
 
     Raises
     ------
@@ -121,7 +126,7 @@ def read_dataset(
         raise DatasetError(f"{folder}: no such folder; give one that holds good/ and defect/<type>/")
     files = _labelled_files(folder)
     _check_counts(folder, files, training=training)
-    facts: list[_Facts] = []
+    facts: list[Facts] = []
     broken: list[str] = []
     with ThreadPoolExecutor(threads, thread_name_prefix="dataset") as pool:
         for done, fact in enumerate(pool.map(lambda path: _facts(path, cache_dir), (path for path, _ in files)), 1):
@@ -134,13 +139,14 @@ def read_dataset(
     if broken:
         more = f" (and {len(broken) - 1} more broken files)" if len(broken) > 1 else ""
         raise DatasetError(f"{broken[0]}{more}; replace or remove what cannot be read")
-    _check_conflicts(files, facts)
+    if conflicts == "refuse":
+        _check_conflicts(files, facts)
     groups, known, warnings = _groups(folder, files, facts)
     if len({fact.mono for fact in facts}) == 2:
         mono = sum(fact.mono for fact in facts)
         warnings.append(f"{mono} images are mono and {len(facts) - mono} in colour: all are used as mono")
     items = tuple(
-        Item(path.relative_to(folder).as_posix(), Source(path, fact.digest), kind, group, fact.mono)
+        Item(path.relative_to(folder).as_posix(), Source(path, fact.digest), kind, group, fact.mono, fact)
         for (path, kind), fact, group in zip(files, facts, groups, strict=True)
     )
     return Dataset(folder, items, known, tuple(warnings), _digest(items))
@@ -182,41 +188,31 @@ def _check_counts(folder: Path, files: list[tuple[Path, str | None]], *, trainin
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    digest: str
-    mono: bool
-
-
-def _facts(path: Path, cache_dir: Path | None) -> _Facts | ImageFileError:
+def _facts(path: Path, cache_dir: Path | None) -> Facts | ImageFileError:
     try:
         data = path.read_bytes()
     except OSError as error:
         return ImageFileError(f"{path}: cannot be read: {error.strerror or error}")
     digest = hashlib.sha256(data).hexdigest()
-    note = cache_dir / "facts" / digest[:2] / f"{digest}.json" if cache_dir else None
+    note = cache_dir / "facts" / digest[:2] / f"{digest}.{FACTS_VERSION}.json" if cache_dir else None
     if note is not None and note.exists():
         try:
-            return _Facts(digest, bool(json.loads(note.read_text())["mono"]))
-        except (ValueError, KeyError, OSError):
+            return Facts(**json.loads(note.read_text()))
+        except (ValueError, TypeError, OSError):
             pass  # half-written by a crash of the machine: found out again
     try:
-        image = decode_image(data, str(path))
+        found = find_facts(data, digest, str(path))
     except ImageFileError as error:
         return error
-    # Three equal channels are a mono image in a colour file.
-    mono = image.ndim == 2 or bool(
-        (image[:, :, 0] == image[:, :, 1]).all() and (image[:, :, 1] == image[:, :, 2]).all()
-    )
     if note is not None:
         note.parent.mkdir(parents=True, exist_ok=True)
         partial = note.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps({"mono": mono}))
+        partial.write_text(json.dumps(asdict(found)))
         partial.replace(note)
-    return _Facts(digest, mono)
+    return found
 
 
-def _check_conflicts(files: list[tuple[Path, str | None]], facts: list[_Facts]) -> None:
+def _check_conflicts(files: list[tuple[Path, str | None]], facts: list[Facts]) -> None:
     seen: dict[str, tuple[Path, str | None]] = {}
     for (path, kind), fact in zip(files, facts, strict=True):
         other, other_kind = seen.setdefault(fact.digest, (path, kind))
@@ -225,7 +221,7 @@ def _check_conflicts(files: list[tuple[Path, str | None]], facts: list[_Facts]) 
 
 
 def _groups(
-    folder: Path, files: list[tuple[Path, str | None]], facts: list[_Facts]
+    folder: Path, files: list[tuple[Path, str | None]], facts: list[Facts]
 ) -> tuple[list[str], bool, list[str]]:
     table = folder / "groups.csv"
     warnings: list[str] = []

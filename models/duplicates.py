@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -48,9 +48,7 @@ def group_near_duplicates(
     """
     if not 2 < len(pooled) <= MAX_IMAGES:
         return groups
-    scaled = fit_scaler(pooled)(pooled)
-    scaled /= np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-9)
-    distance = np.maximum(1 - scaled @ scaled.T, 0)
+    distance = np.maximum(1 - _likeness(pooled), 0)
     distance[groups[:, None] == groups[None]] = 0
     tree = linkage(squareform(distance, checks=False), "average")
     largest = max(8, int(MAX_SHARE * len(pooled)), int(np.bincount(groups).max()))
@@ -60,3 +58,38 @@ def group_near_duplicates(
         if np.bincount(found).max() <= largest and left >= MIN_GROUPS:
             return found
     return groups
+
+
+def near_pairs(pooled: NDArray[np.float32], level: float) -> list[tuple[int, int, float]] | None:
+    """Return pairs of images ``(a, b, likeness)`` whose features are so alike, the most alike first; None if too many.
+
+    ``likeness`` is the cosine of standardised features.
+    """
+    return alike_pairs(fit_scaler(pooled)(pooled), level, centred=True)
+
+
+def alike_pairs(
+    rows: NDArray[np.floating[Any]], level: float, *, centred: bool = False
+) -> list[tuple[int, int, float]] | None:
+    """Return pairs of ``(n, d)`` rows ``(a, b, likeness)`` with at least this cosine about the mean, highest first.
+
+    None if there are more than `MAX_IMAGES`.
+    """
+    if len(rows) > MAX_IMAGES:
+        return None
+    values = rows.astype(np.float32)
+    if not centred:
+        values -= values.mean(axis=0)
+    alike = np.triu(_cosines(values), 1)
+    found = [(int(a), int(b), float(alike[a, b])) for a, b in np.argwhere(alike >= level)]
+    return sorted(found, key=lambda pair: -pair[2])
+
+
+def _likeness(pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ``(n, n)`` cosines of standardised features."""
+    return _cosines(fit_scaler(pooled)(pooled))
+
+
+def _cosines(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    return rows @ rows.T

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from lineward.images import ImageFileError, read_image
-from lineward.models.dataset import read_dataset
+from lineward.models.dataset import DatasetError, read_dataset
 from lineward.models.metrics import measure
-from lineward.models.records import Metrics
+from lineward.models.records import DIGEST_DIGITS, Metrics
 from lineward.models.verdict import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from lineward.models.dataset import Dataset
     from lineward.models.session import Session
     from lineward.models.verdict import Verdict
 
@@ -40,9 +41,10 @@ def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], Non
     Raises
     ------
     DatasetError
-        The folder cannot be used, or holds a broken file.
+        The folder cannot be used, holds a broken file, or an image that the model was trained on.
     """
     dataset = read_dataset(data, training=False)
+    _refuse_known(session, dataset)
     verdicts: list[Verdict] = []
     for done, item in enumerate(dataset.items, 1):
         verdicts.append(session.judge(read_image(item.source.path)))
@@ -54,6 +56,17 @@ def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], Non
         [verdict.decision for verdict in verdicts],
         float(np.mean([milliseconds(verdict) for verdict in verdicts])),
     )
+
+
+def _refuse_known(session: Session, dataset: Dataset) -> None:
+    """Figures on images that the model was fitted on flatter it."""
+    known = set(session.manifest.data.trained_on)
+    found = [item.file for item in dataset.items if item.source.digest[:DIGEST_DIGITS] in known]
+    if found:
+        raise DatasetError(
+            f"{dataset.folder}: the model was trained on {len(found)} of these {len(dataset.items)} images, such as "
+            f"{found[0]}; evaluate on other parts (figures on the training parts are in the bundle, cross-fitted)"
+        )
 
 
 def predict(session: Session, paths: Iterable[Path], *, on_error: Callable[[ImageFileError], None]) -> list[Prediction]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lineward.models.backbone import Backbone, Tap
     from lineward.models.prepare import InputSpec
 
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 """Part of the cache key: raise it when what follows the backbone changes."""
 
 FLIPS: dict[str, tuple[int, ...]] = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}
@@ -39,21 +39,31 @@ _VARIANCE_FLOOR = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the feature graph gives: ``pooled`` numbers, and ``rows * columns`` patches of ``depth`` numbers."""
+    """What the feature graph gives: ``pooled`` numbers, and ``rows * columns`` patches of ``depth`` numbers.
+
+    The deep grid, the coarsest map of the backbone, has ``deep_cells`` patches of ``deep_depth`` numbers.
+    """
 
     pooled: int
     rows: int
     columns: int
     depth: int
+    deep_cells: int
+    deep_depth: int
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureTensors:
-    """Names of the tensors ``pooled`` (N, pooled) and ``patches`` (N, rows * columns, depth) and their layout."""
+    """Names of the tensors ``pooled`` (N, pooled), ``patches`` (N, rows * columns, depth), ``deep``, and their layout.
+
+    ``deep`` is (N, deep_cells, deep_depth).
+    """
 
     pooled: str
     patches: str
+    deep: str
     layout: Layout
+    taps: tuple[Tap, ...]
 
 
 def append_features(graph: Graph, backbone: Backbone, spec: InputSpec) -> FeatureTensors:
@@ -69,13 +79,22 @@ def append_features(graph: Graph, backbone: Backbone, spec: InputSpec) -> Featur
     coarse, fine = _narrowest(taps, 16), _narrowest(taps, 8)
     maps = graph.op("Concat", _halve(graph, fine), coarse.tensor, axis=1, hint="patch_maps")
     depth = coarse.channels + fine.channels
-    count = coarse.height * coarse.width
-    flat = graph.op("Reshape", maps, graph.constant([-1, depth, count], "patch_shape"), hint="patch_columns")
-    patches = graph.op("Transpose", flat, perm=[0, 2, 1], hint="patch_features")
-    # The cache keeps half precision. Rounding here as well makes what was fitted exactly what runs.
-    half = graph.op("Cast", patches, to=TensorProto.FLOAT16, hint="patch_features.half")
-    patches = graph.op("Cast", half, to=TensorProto.FLOAT, hint="patch_features.rounded")
-    return FeatureTensors(pooled, patches, Layout(size, coarse.height, coarse.width, depth))
+    deepest = _narrowest(taps, max(tap.stride for tap in taps))
+    layout = Layout(size, coarse.height, coarse.width, depth, deepest.height * deepest.width, deepest.channels)
+    patches = _cells(graph, maps, depth, coarse.height * coarse.width, "patch_features")
+    deep = _cells(graph, deepest.tensor, layout.deep_depth, layout.deep_cells, "deep_features")
+    return FeatureTensors(pooled, patches, deep, layout, tuple(taps))
+
+
+def _cells(graph: Graph, maps: str, depth: int, count: int, name: str) -> str:
+    """Turn maps (N, depth, rows, columns) into (N, count, depth), rounded to half precision.
+
+    The cache keeps half precision. Rounding here as well makes what was fitted exactly what runs.
+    """
+    flat = graph.op("Reshape", maps, graph.constant([-1, depth, count], name + ".shape"), hint=name + ".columns")
+    cells = graph.op("Transpose", flat, perm=[0, 2, 1], hint=name)
+    half = graph.op("Cast", cells, to=TensorProto.FLOAT16, hint=name + ".half")
+    return graph.op("Cast", half, to=TensorProto.FLOAT, hint=name + ".rounded")
 
 
 def _pool(graph: Graph, tap: Tap) -> tuple[str, str, str]:
@@ -118,6 +137,7 @@ class _Part:
 
 _POOLED = _Part(".pooled", np.dtype("<f4"))
 _PATCHES = _Part(".patches", np.dtype("<f2"))
+_DEEP = _Part(".deep", np.dtype("<f2"))
 
 
 class FeatureStore:
@@ -137,6 +157,7 @@ class FeatureStore:
         layout = tensors.layout
         graph.output("pooled", tensors.pooled, ("N", layout.pooled))
         graph.output("patches", tensors.patches, ("N", layout.rows * layout.columns, layout.depth))
+        graph.output("deep", tensors.deep, ("N", layout.deep_cells, layout.deep_depth))
         self._model = graph.model("features", __version__).SerializeToString()
         self._spec = spec
         self._threads = threads
@@ -145,6 +166,16 @@ class FeatureStore:
         key = f"{FEATURES_VERSION}|{backbone.name}|{backbone.digest}|{spec.model_dump_json()}"
         self._folder = folder / "features" / hashlib.sha256(key.encode()).hexdigest()[:24]
         self.layout = layout
+        self._shapes = {
+            _POOLED.suffix: (layout.pooled,),
+            _PATCHES.suffix: (layout.rows * layout.columns, layout.depth),
+            _DEEP.suffix: (layout.deep_cells, layout.deep_depth),
+        }
+
+    @property
+    def threads(self) -> int:
+        """Images worked on at the same time."""
+        return self._threads
 
     def extract(
         self, sources: Sequence[Source], *, flip: str = "none", progress: Callable[[int, int], None] | None = None
@@ -187,12 +218,16 @@ class FeatureStore:
 
         One image at a time: those of a thousand images would fill 120 MB, those of a large set the memory.
         """
-        shape = (self.layout.rows * self.layout.columns, self.layout.depth)
         for source in sources:
-            yield self._get(source, "none", _PATCHES).astype(np.float32).reshape(shape)
+            yield self.cells(source, deep=False)
+
+    def cells(self, source: Source, *, deep: bool) -> NDArray[np.float32]:
+        """Return the patches ``(cells, depth)`` of one image, of the deep grid or of the fine one; any thread."""
+        part = _DEEP if deep else _PATCHES
+        return self._get(source, "none", part).astype(np.float32).reshape(self._shapes[part.suffix])
 
     def _get(self, source: Source, flip: str, part: _Part) -> NDArray[Any]:
-        size = self.layout.pooled if part is _POOLED else self.layout.rows * self.layout.columns * self.layout.depth
+        size = int(np.prod(self._shapes[part.suffix]))
         path = self._folder / source.digest[:2] / f"{source.digest}.{flip}"
         try:
             values = np.fromfile(path.with_suffix(path.suffix + part.suffix), part.dtype)
@@ -200,29 +235,30 @@ class FeatureStore:
             values = np.empty(0, part.dtype)
         if values.size == size:
             return values
-        pooled, patches = self._compute(source.path, flip)
-        found = {_POOLED.suffix: pooled.astype(_POOLED.dtype), _PATCHES.suffix: patches.astype(_PATCHES.dtype)}
+        computed = self._compute(source.path, flip)
+        parts = (_POOLED, _PATCHES, _DEEP)
+        found = {each.suffix: values.astype(each.dtype) for each, values in zip(parts, computed, strict=True)}
         for suffix, array in found.items():
-            _write_whole(path.with_suffix(path.suffix + suffix), array.tobytes())
+            write_whole(path.with_suffix(path.suffix + suffix), array.tobytes())
         return found[part.suffix].ravel()
 
-    def _compute(self, path: Path, flip: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _compute(self, path: Path, flip: str) -> list[NDArray[np.float32]]:
         prepared = prepare(read_image(path), self._spec)
         prepared = np.flip(prepared, FLIPS[flip]) if FLIPS[flip] else prepared
         return self._run(np.ascontiguousarray(prepared)[np.newaxis])
 
-    def _run(self, batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run(self, batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         with self._lock:
             if self._session is None:  # only now: a refit on cached features never needs it
                 options = onnxruntime.SessionOptions()
                 options.intra_op_num_threads = 1
                 options.inter_op_num_threads = 1
                 self._session = onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
-        pooled, patches = self._session.run(None, {"image": batch})
-        return pooled, patches
+        return list(self._session.run(None, {"image": batch}))
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
     try:

@@ -23,8 +23,8 @@ COMPONENTS = 256
 """Dimensions of the subspace in which kernels and types are computed: 8 MB in the bundle."""
 LOGISTIC_COMPONENTS = 512
 LOGISTIC_C = 10.0
-RBF_WIDTH = 0.6
-RBF_RIDGE = 0.01
+RBF_WIDTH = 1.0
+RBF_RIDGE = 0.05
 MAX_SUPPORT = 2048
 """Most images a kernel head keeps; of a larger set all defects first, then good ones at random."""
 
@@ -86,6 +86,12 @@ def fit_subspace(scaled: NDArray[np.float32], seed: int) -> Subspace:
     values, vectors = values[kept], vectors[:, kept]
     basis = rows.T @ (vectors / np.sqrt(values)).astype(np.float32)
     return Subspace(basis, np.sqrt(values / len(rows)))
+
+
+def project(graph: Graph, space: Subspace, scaled: str) -> str:
+    """Add the projection ``(N, COMPONENTS)`` of scaled features to a graph."""
+    basis = space.basis[:, :COMPONENTS] * np.float32(space.unit)
+    return graph.op("MatMul", scaled, graph.constant(basis, "subspace"), hint="projected")
 
 
 class Head(Protocol):

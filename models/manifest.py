@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
@@ -13,7 +13,15 @@ import sklearn
 
 from lineward import __version__
 from lineward.models.metrics import measure
-from lineward.models.records import Bands, CalibrationRecord, DataRecord, Manifest, ModelRecord, ParityRecord
+from lineward.models.records import (
+    DIGEST_DIGITS,
+    Bands,
+    CalibrationRecord,
+    DataRecord,
+    Manifest,
+    ModelRecord,
+    ParityRecord,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +35,6 @@ if TYPE_CHECKING:
 
 def draft_manifest(
     dataset: Dataset,
-    train: NDArray[np.int64],
     spec: InputSpec,
     backbone: Backbone,
     model: QuickModel,
@@ -35,6 +42,7 @@ def draft_manifest(
     groups: NDArray[np.int64],
     product: str,
     version: str | None,
+    tier: Literal["quick", "full"] = "quick",
 ) -> Manifest:
     """Describe a fitted model; hold-out figures and parity are filled in when the exported graph has been run."""
     created = datetime.now(UTC)
@@ -44,33 +52,39 @@ def draft_manifest(
         product=product,
         version=version or created.strftime("%Y%m%d-%H%M%S"),
         created=created.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        tier="quick",
+        tier=tier,
         input=spec,
         thresholds=Bands(
             pass_below=bands.pass_below, fail_from=bands.fail_from, review_anomaly_from=bands.review_anomaly_from
         ),
         risk=model.promise,
         calibration=CalibrationRecord(
-            n=len(train), folds=model.folds, defect_share=float(labels[train].mean()), ece=model.ece
+            method="platt" if labels.any() else "none",
+            n=len(labels),
+            folds=model.folds,
+            defect_share=float(labels.mean()),
+            ece=model.ece,
         ),
         defect_types=model.types.names if model.types else (),
         data=DataRecord(
             digest=dataset.digest,
             n_good=int((~labels).sum()),
             n_defect=int(labels.sum()),
-            n_good_train=int((~labels[train]).sum()),
-            n_defect_train=int(labels[train].sum()),
+            n_good_train=int((~labels).sum()),
+            n_defect_train=int(labels.sum()),
             defect_types=dict(sorted(dataset.defect_types.items())),
             groups=len(set(groups.tolist())),
             groups_known=dataset.groups_known,
             warnings=dataset.warnings,
+            trained_on=tuple(sorted({item.source.digest[:DIGEST_DIGITS] for item in dataset.items})),
+            figures="crossfit",
         ),
         model=ModelRecord(
             backbone=backbone.name,
             backbone_digest=backbone.digest,
             head=model.head_name,
             candidates=model.candidates,
-            heatmap="evidence",
+            heatmap="evidence" if labels.any() else "anomaly",
         ),
         holdout=_nothing_measured(),
         parity=ParityRecord(n=0, max_abs_diff=0.0, verdicts_equal=False),

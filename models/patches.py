@@ -64,10 +64,46 @@ class PatchModel:
 
 
 @dataclass(frozen=True, slots=True)
+class PatchDistance:
+    """Evidence without any defect: how far a patch is from good ones, ``|places(patch) @ whiten|``, on a scale.
+
+    Its logistic is 0.5 where one good image in 20 gets to.
+    """
+
+    places: Places
+    whiten: NDArray[np.float32]
+    centre: float
+    scale: float
+
+    def score(self, patches: NDArray[np.float32]) -> float:
+        """Return the mean of the largest distances in one image, from its ``(rows * columns, depth)`` patches."""
+        return (_strongest(self.distances(patches)) - self.centre) / self.scale
+
+    def distances(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the distance of each patch."""
+        white = self.places(patches) @ self.whiten
+        return np.asarray(np.sqrt((white**2).sum(axis=1)), np.float32)
+
+    def append(self, graph: Graph, patches: str, layout: Layout) -> tuple[str, str]:
+        """Add the score ``(N, 1)`` and the heat-map ``(N, rows, columns)``, 0..1, to a graph."""
+        centred = graph.op("Sub", patches, graph.constant(self.places.mean, "place_mean"))
+        scaled = graph.op("Div", centred, graph.constant(self.places.deviation, "place_deviation"))
+        white = graph.op("MatMul", scaled, graph.constant(self.whiten, "patch_whiten"), hint="patch_white")
+        squared = graph.op("ReduceSum", graph.op("Mul", white, white), graph.constant([2], "axis"), keepdims=0)
+        distance = graph.op("Sqrt", squared, hint="patch_distance")
+        shifted = graph.op("Sub", distance, graph.constant(self.centre, "centre"))
+        evidence = graph.op("Div", shifted, graph.constant(self.scale, "scale"), hint="evidence")
+        shape = graph.constant([-1, layout.rows, layout.columns], "heatmap_shape")
+        heat = graph.op("Reshape", graph.op("Sigmoid", evidence), shape, hint="heat")
+        strongest = graph.top(evidence, _few(layout.rows * layout.columns), hint="strongest")
+        return graph.op("ReduceMean", strongest, axes=[1], keepdims=1, hint="patch_score"), heat
+
+
+@dataclass(frozen=True, slots=True)
 class PatchFit:
     """The fitted model, and ``(n,)`` image scores of parts not fitted on: the mean of the strongest patches."""
 
-    model: PatchModel
+    model: PatchModel | PatchDistance
     scores: NDArray[np.float64]
 
 
@@ -87,9 +123,12 @@ def fit_patches(
     if len(chosen) > MAX_DEFECTIVE:
         chosen = sorted(np.random.default_rng(seed).choice(chosen, MAX_DEFECTIVE, replace=False).tolist())
     sound = [index for index, label in enumerate(labels) if not label]
-    places = _fit_places(store, [sources[index] for index in sound])
-    defective = [places(patches).astype(np.float16) for patches in store.patches([sources[index] for index in chosen])]
     number, depth = int(folds.max()) + 1, store.layout.depth
+    sums = _sum_places(store, [sources[index] for index in sound], folds[sound], number)
+    # The last one is fitted on every fold; each other one scores the fold that it was not fitted on.
+    all_places = [_fit_places(*(part[np.arange(number) != column] for part in sums)) for column in range(number + 1)]
+    places = all_places[-1]
+    defective = [places(patches).astype(np.float16) for patches in store.patches([sources[index] for index in chosen])]
     count, products = np.zeros(number), np.zeros((number, depth, depth))
     for index, patches in zip(sound, store.patches([sources[index] for index in sound]), strict=True):
         usual = places(patches)
@@ -103,19 +142,49 @@ def fit_patches(
         weights[:, column] = _discriminant(_shrunk(covariance), inside)
     scores = np.empty(len(labels))
     for index, patches in enumerate(store.patches(sources)):
-        scores[index] = _strongest(places(patches) @ weights[:, folds[index]].astype(np.float32))
+        unseen = all_places[folds[index]]
+        scores[index] = _strongest(unseen(patches) @ weights[:, folds[index]].astype(np.float32))
     centre, scale = _display_range(scores[~labels])
     model = PatchModel(places, (weights[:, -1] / scale).astype(np.float32), -centre / scale)
     return PatchFit(model, (scores - centre) / scale)
 
 
-def _fit_places(store: FeatureStore, sources: Sequence[Source]) -> Places:
-    shape = (store.layout.rows * store.layout.columns, store.layout.depth)
+def fit_patch_distance(store: FeatureStore, sources: Sequence[Source], folds: NDArray[np.int64]) -> PatchFit:
+    """Fit the distance from good patches alone; all sources are good."""
+    number, depth = int(folds.max()) + 1, store.layout.depth
+    sums = _sum_places(store, sources, folds, number)
+    all_places = [_fit_places(*(part[np.arange(number) != column] for part in sums)) for column in range(number + 1)]
+    count, products = np.zeros(number), np.zeros((number, depth, depth))
+    for fold, patches in zip(folds, store.patches(sources), strict=True):
+        usual = all_places[-1](patches)
+        count[fold] += len(usual)
+        products[fold] += usual.T @ usual
+    models = []
+    for column, places in enumerate(all_places):
+        kept = np.arange(number) != column
+        covariance = _shrunk(products[kept].sum(axis=0) / count[kept].sum())
+        whiten = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
+        models.append(PatchDistance(places, whiten, 0.0, 1.0))
+    scores = np.array([models[f].score(patches) for f, patches in zip(folds, store.patches(sources), strict=True)])
+    centre, scale = _display_range(scores)
+    final = PatchDistance(models[-1].places, models[-1].whiten, centre, scale)
+    return PatchFit(final, (scores - centre) / scale)
+
+
+def _sum_places(
+    store: FeatureStore, sources: Sequence[Source], folds: NDArray[np.int64], number: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Add up values and squares at each place, and count images, by fold."""
+    shape = (number, store.layout.rows * store.layout.columns, store.layout.depth)
     first, second = np.zeros(shape), np.zeros(shape)
-    for patches in store.patches(sources):
-        first += patches
-        second += patches.astype(np.float64) ** 2
-    n = len(sources)
+    for patches, fold in zip(store.patches(sources), folds, strict=True):
+        first[fold] += patches
+        second[fold] += patches**2
+    return first, second, np.bincount(folds, minlength=number).astype(np.float64)
+
+
+def _fit_places(firsts: NDArray[np.float64], seconds: NDArray[np.float64], counts: NDArray[np.float64]) -> Places:
+    first, second, n = firsts.sum(axis=0), seconds.sum(axis=0), float(counts.sum())
     mean, square = first / n, second / n
     frame_mean, frame_square = mean.mean(axis=0), square.mean(axis=0)
     own = n / (n + PRIOR_IMAGES)

@@ -13,6 +13,10 @@ FORMAT_VERSION = 1
 """Of the manifest; a bundle with another one is refused."""
 
 
+DIGEST_DIGITS = 12
+"""Of an image's SHA-256 in the manifest: among a million images two share them with a chance of 1 in 600."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,7 +103,9 @@ class Bands(_Part):
 class CalibrationRecord(_Part):
     """How scores became probabilities."""
 
-    method: Literal["platt"] = Field(default="platt", description="Platt scaling: a logistic curve over scores.")
+    method: Literal["platt", "none"] = Field(
+        default="platt", description="Platt scaling: a logistic curve over scores; none: trained without defects."
+    )
     n: int = Field(description="Out-of-fold scores it was fitted on.")
     folds: int = Field(description="Grouped folds they come from.")
     defect_share: float = Field(description="Share of defects among them: the prior that the probabilities assume.")
@@ -112,12 +118,20 @@ class DataRecord(_Part):
     digest: str = Field(description="SHA-256 over names, labels and contents of all images.")
     n_good: int = Field(description="Good images in the set.")
     n_defect: int = Field(description="Defective images in the set.")
-    n_good_train: int = Field(description="Good images the model was fitted on; the others are the hold-out.")
+    n_good_train: int = Field(description="Good images the model was fitted on.")
     n_defect_train: int = Field(description="Defective images the model was fitted on.")
     defect_types: dict[str, int] = Field(description="Images by type of defect.")
     groups: int = Field(description="Physical parts, or what had to pass for them.")
     groups_known: bool = Field(description="Whether groups.csv named the part on each image.")
     warnings: tuple[str, ...] = Field(default=(), description="What the figures should be read with.")
+    trained_on: tuple[str, ...] = Field(
+        default=(), description="First 12 hexadecimal digits of the SHA-256 of each image the model was fitted on."
+    )
+    figures: Literal["holdout", "crossfit"] = Field(
+        default="holdout",
+        description="Where the figures under holdout come from: parts kept apart, or, of each part, a model fitted "
+        "without it (crossfit; the model itself is then fitted on all of them).",
+    )
 
 
 class ModelRecord(_Part):
@@ -127,6 +141,10 @@ class ModelRecord(_Part):
     backbone_digest: str = Field(description="SHA-256 of its weights.")
     head: str = Field(description="The classifier that inner folds chose.")
     candidates: dict[str, dict[str, float]] = Field(description="Each candidate's figures on the inner folds.")
+    tuning_epochs: int = Field(default=0, description="Epochs that the tuned network was trained for; 0: none.")
+    sizes_tried: dict[str, float] = Field(
+        default={}, description="Input sizes compared on inner folds: AUROC plus detection of a kernel head."
+    )
     heatmap: Literal["anomaly", "evidence"] = Field(description="What the heat-map shows.")
 
 
@@ -156,6 +174,9 @@ class Manifest(_Part):
     holdout: Metrics = Field(description="Figures on parts that the training never saw.")
     parity: ParityRecord = Field(description="Trained model against exported graph.")
     parent: str | None = Field(default=None, description="SHA-256 of the bundle it was started from.")
+    old_parts: Metrics | None = Field(default=None, description="Cross-fitted figures on the parent's parts alone.")
+    promotable: bool = Field(default=True, description="False when it is worse than its parent on the parent's parts.")
+    not_promotable: str = Field(default="", description="Why not, in a sentence; empty when it is promotable.")
     tools: dict[str, str] = Field(description="Versions of what it was made with.")
     graph_bytes: int = Field(default=0, description="Size of the ONNX graph in the file.")
     graph_sha256: str = Field(default="", description="SHA-256 of these bytes.")

@@ -1,4 +1,7 @@
-"""The GenICam features of the simulated camera: ranges and entries, written and read back as on a real one."""
+"""The features of the simulated camera: ranges and entries, written and read back as on a real one.
+
+``Product`` is no GenICam feature: it changes what comes along the belt, as a changeover of the line does.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lineward.drivers.camera import CameraSettingError
+from lineward.drivers.simulation.products import PRODUCTS
 
 if TYPE_CHECKING:
     from lineward.drivers.camera import Setting
@@ -45,6 +49,7 @@ FEATURES: dict[str, Range | Entries] = {
     "ExposureTime": Range(20, 1_000_000, "us"),
     "Gain": Range(0, 24, "dB"),
     "AcquisitionFrameRate": Range(0.1, 1000, "Hz"),
+    "Product": Entries(tuple(PRODUCTS)),
 }
 
 

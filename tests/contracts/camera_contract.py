@@ -146,6 +146,26 @@ class CameraContract:
         ready.start()
         assert next_frame(ready)
 
+    def test_reconfigure_between_two_parts(self, streaming):
+        """Another recipe, another exposure: stop, configure, start, on a camera that stays open, again and again."""
+        for _ in range(3):
+            assert next_frame(streaming)
+            streaming.stop()
+            applied = streaming.configure(self.settings)
+            assert applied.keys() >= self.settings.keys()
+            streaming.start()
+        assert next_frame(streaming)
+
+    def test_a_recipe_whose_setting_is_refused_leaves_the_old_one_possible(self, streaming):
+        """The changeover is refused, and the line goes on with the product it had."""
+        assert next_frame(streaming)
+        streaming.stop()
+        with pytest.raises(CameraSettingError):
+            streaming.configure(self.settings | {"NoSuchFeature": 1})
+        streaming.configure(self.settings)
+        streaming.start()
+        assert next_frame(streaming)
+
     # -- frames
 
     def test_a_frame_is_a_read_only_uint8_image(self, streaming):
@@ -299,6 +319,34 @@ class CameraContract:
         triggered.flush()
         number, frame = triggered_frame(triggered)
         assert frame.trigger_id == number != given_up
+
+    def test_a_missed_trigger_is_counted_once(self, triggered):
+        """A part that was given up is no part that was inspected: it has its place in the count of what is missing."""
+        for given_up in (1, 2):
+            triggered.trigger()
+            triggered.flush()
+            triggered.flush()
+            number, frame = triggered_frame(triggered)
+            assert frame.trigger_id == number
+            deadline = time.monotonic() + PATIENCE_S  # a camera process reports now and then
+            while self.missed(triggered) < given_up and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert self.missed(triggered) == given_up
+
+    @staticmethod
+    def missed(camera: Camera) -> int:
+        return camera.health().missing.get(Cause.TRIGGER_MISSED, 0)
+
+    def test_triggers_may_be_given_up_again_and_again(self, triggered):
+        """A line that is faster than its camera misses parts, and never judges one for another."""
+        numbers = []
+        for _ in range(4):
+            numbers.append(triggered.trigger())
+            triggered.flush()
+            number, frame = triggered_frame(triggered)
+            assert frame.trigger_id == number
+            numbers.append(number)
+        assert numbers == sorted(set(numbers))
 
     def test_flush_says_how_many_frames_it_threw_away(self, streaming):
         """Nothing is thrown away uncounted, and what comes after is fresh."""

@@ -117,7 +117,7 @@ def test_memory_is_bounded_and_what_is_lost_is_counted(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ledger = Ledger(tmp_path / "file" / "root", memory_rows=10)
     record_many(ledger, 25)
-    assert ledger.counts() == {"last_seq": 25, "outbox": 10, "in_memory": 10, "lost": 15}
+    assert ledger.counts() == {"last_seq": 25, "outbox": 10, "given_up": 0, "in_memory": 10, "lost": 15}
     ledger.close()
 
 

@@ -1,6 +1,9 @@
 """The aravis driver on a GigE Vision camera behind a network cable: what breaks in the field is named and bounded."""
 
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -225,21 +228,24 @@ def test_after_a_pause_the_next_frame_is_fresh_and_the_lost_ones_are_counted(cam
     assert after.missing.keys() == {Cause.OVERRUN, Cause.UNDERRUN}
 
 
-def test_waiting_for_a_frame_leaves_other_threads_alone(camera):
+def test_waiting_for_a_frame_leaves_other_threads_alone(make):
     """No call of the library may hold the interpreter: the camera process has to show signs of life meanwhile."""
-    ticks, stop = [], threading.Event()
+    camera = make(trigger="software")
+    camera.open()
+    camera.configure(FAST)
+    camera.start()
+    done = threading.Event()
 
-    def tick():
-        while not stop.wait(0.001):
-            ticks.append(time.monotonic())
+    def take_turns():
+        for _ in range(100):
+            time.sleep(0.001)
+        done.set()
 
-    thread = threading.Thread(target=tick)
+    thread = threading.Thread(target=take_turns)
     thread.start()
-    for _ in range(10):
-        camera.grab(0.1)
-    stop.set()
+    assert camera.grab(1.0).reason is NoFrameReason.TIMEOUT
+    assert done.is_set()
     thread.join()
-    assert len(ticks) > 200
 
 
 def test_lost_packets_are_counted_and_never_judged(gige, make):
@@ -280,6 +286,8 @@ def test_lost_packets_are_counted_and_never_judged(gige, make):
         (AravisCamera, "freeze", "thaw"),
         (AravisCamera, "unplug", "plug_in"),
         (CameraProcess, "switch_off", "switch_on"),
+        (CameraProcess, "freeze", "thaw"),
+        (CameraProcess, "unplug", "plug_in"),
     ],
 )
 def test_a_camera_that_went_away_is_lost_and_comes_back(gige, make, kind, fault, repair):
@@ -337,7 +345,7 @@ def test_a_camera_that_a_killed_process_left_running_is_opened(make):
     killed.configure(FAST)
     killed.start()
     first_frame(killed)
-    killed._child.kill()
+    os.kill(killed.pid, signal.SIGKILL)
     lose(killed)
     reopen(killed)
 
@@ -363,12 +371,17 @@ assert counts[1] == counts[-1], counts
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=30)
 
 
-def test_nobody_at_an_address_is_said_within_a_second():
-    """An address of the configuration that is wrong costs no time-out of minutes."""
-    began = time.monotonic()
-    assert gvcp.identify("127.0.0.1") is None
-    assert not gvcp.in_use("127.0.0.1")
-    assert time.monotonic() - began < 5
+def test_nobody_at_an_address_is_asked_three_times():
+    """An address of the configuration that is wrong costs three short time-outs, and not minutes."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as dumb:
+        dumb.bind(("127.0.0.77", gvcp.PORT))
+        dumb.settimeout(0.0)
+        assert gvcp.identify("127.0.0.77") is None
+        assert not gvcp.in_use("127.0.0.77")
+        for _ in range(6):
+            dumb.recv(1024)
+        with pytest.raises(BlockingIOError):
+            dumb.recv(1024)
 
 
 def test_a_missing_library_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):

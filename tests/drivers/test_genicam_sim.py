@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from lineward.drivers import genicam_trigger, pixels
+from gentl_sim.taking import grab_for, next_answer, next_frame, number_in
+from lineward.drivers import late, pixels
 from lineward.drivers.camera import (
     CameraBusyError,
     CameraError,
@@ -43,37 +44,6 @@ def make(sim):
         device.heal()
     for camera in made:
         camera.close()
-
-
-def next_answer(camera, timeout_s=5.0):
-    """Grab until a frame or a reason other than time comes."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        got = camera.grab(0.2)
-        if isinstance(got, Frame) or got.reason is not NoFrameReason.TIMEOUT:
-            return got
-    raise AssertionError(f"nothing came within {timeout_s} s")
-
-
-def next_frame(camera):
-    got = next_answer(camera)
-    while isinstance(got, NoFrame):
-        got = next_answer(camera)
-    return got
-
-
-def grab_for(camera, seconds):
-    """Take whatever comes."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        camera.grab(0.1)
-
-
-def number_in(frame):
-    """Return the number that all pixels carry; a torn frame has more than one."""
-    numbers = np.unique(frame.image.view("<u4"))
-    assert numbers.size == 1, f"frame {frame.frame_id} is torn: {numbers}"
-    return int(numbers[0])
 
 
 def collect(camera, until):
@@ -211,7 +181,7 @@ def test_a_late_frame_never_answers_the_next_trigger(make, sim):
 
 def test_a_frame_later_than_anybody_waits_for_is_known_by_its_time(make, sim, monkeypatch):
     """Frames may come later than reckoned: the camera's own clock says that they belong to no part."""
-    monkeypatch.setattr(genicam_trigger, "_MARGIN_S", -10.0)  # the next trigger waits for nothing
+    monkeypatch.setattr(late, "_MARGIN_S", -10.0)  # the next trigger waits for nothing
     camera = make(trigger="software", settings=FAST | {"ExposureTime": 300_000.0})
     camera.trigger()
     sim["SIM-A"].wait(lambda device: device.triggers == 1)

@@ -182,6 +182,7 @@ def test_a_slow_reader_gets_fresh_frames_and_an_exact_count_of_the_others() -> N
     previous = take(camera).frame_id
     lost = 0
     for _ in range(4):
+        paused_ns = time.monotonic_ns()
         time.sleep(0.3)
         frame = take(camera)
         gap = frame.frame_id - previous - 1
@@ -189,8 +190,7 @@ def test_a_slow_reader_gets_fresh_frames_and_an_exact_count_of_the_others() -> N
         assert set(frame.missing) <= {Cause.OVERRUN, Cause.CAMERA_GAP}
         previous = frame.frame_id
         lost += gap
-        waiting_ns = time.monotonic_ns() - frame.received_ns
-        assert waiting_ns < 0.3e9 + (MAX_WAITING + 8) * 0.01e9, "never older than the pause and what may wait"
+        assert frame.received_ns > paused_ns - (MAX_WAITING + 8) * 10e6, "never older than the pause and what may wait"
     assert lost > 0
     camera.close()
 

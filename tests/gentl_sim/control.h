@@ -35,7 +35,8 @@ enum control_field { CONTROL_FIELDS(CONTROL_NAME) FIELD_COUNT };
 #undef CONTROL_NAME
 
 enum { PRESENT, LOST, IN_USE, ABSENT };                              /* presence */
-enum { HANG_READ = 1, HANG_WRITE = 2, HANG_EVENT = 4, HANG_START = 8 }; /* hang */
+enum { HANG_READ = 1, HANG_WRITE = 2, HANG_EVENT = 4, HANG_START = 8, HANG_OPEN = 16 }; /* hang */
+enum { SLOW_SEARCH = 1 };                                            /* slow_address that is no register's */
 enum { CRASH_AT_FRAME, CRASH_AT_READ };                              /* crash_where */
 
 /* Open the file that the environment names, or private memory without one. False when it is of another version. */

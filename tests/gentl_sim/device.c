@@ -110,6 +110,7 @@ GC_ERROR device_open(struct device *d)
         return fail(GC_ERR_IO, "the device does not answer");
     if (presence == IN_USE || d->module.open || !control_claim(index))
         return fail(GC_ERR_RESOURCE_IN_USE, "the device is in use");
+    control_hang(index, HANG_OPEN);
     if (d->life != control_get(index, FIELD_life))
         power_up(d);
     d->module.open = d->remote.open = true;

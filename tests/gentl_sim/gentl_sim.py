@@ -37,6 +37,7 @@ COUNTERS = (
 )
 _MAGIC = int.from_bytes(b"GENTLSIM", "little")
 _VERSION = 1
+_SLOW_SEARCH = 1
 _WORDS, _PATH_BYTES, _HEADER_BYTES = 64, 512, 512
 _DEVICE_BYTES = 8 * _WORDS + _PATH_BYTES
 
@@ -57,6 +58,7 @@ class Hang(IntFlag):
     WRITE = 2
     EVENT = 4
     START = 8
+    OPEN = 16
 
 
 class Crash(IntEnum):
@@ -144,6 +146,11 @@ class SimDevice:
     def slow(self, seconds: float, feature: str = "") -> None:
         """Let each access to a feature's register, or to all of them, take this long; 0 ends it."""
         self._set("slow_address", addresses()[feature] if feature else 0)
+        self._set("slow_us", round(seconds * 1e6))
+
+    def slow_search(self, seconds: float) -> None:
+        """Let each search for cameras take this long; 0 ends it, as `slow` does."""
+        self._set("slow_address", _SLOW_SEARCH if seconds else 0)
         self._set("slow_us", round(seconds * 1e6))
 
     def hang(self, where: Hang | int) -> None:

@@ -21,6 +21,7 @@ static const struct pixel_format formats[] = {
     {0x01100007, 1, 16, PACK_WORDS}, /* Mono16 */
     {0x010A0046, 1, 10, PACK_LSB},   /* Mono10p */
     {0x010C0047, 1, 12, PACK_LSB},   /* Mono12p */
+    {0x010E0104, 1, 14, PACK_LSB},   /* Mono14p */
     {0x010C0004, 1, 10, PACK_GIGE},  /* Mono10Packed */
     {0x010C0006, 1, 12, PACK_GIGE},  /* Mono12Packed */
     {0x02180014, 3, 8, PACK_BYTES},  /* RGB8 */
@@ -40,9 +41,11 @@ static const struct pixel_format formats[] = {
     BAYER_ROW(0x01080008, 8, PACK_BYTES),
     BAYER_ROW(0x0110000C, 10, PACK_WORDS),
     BAYER_ROW(0x01100010, 12, PACK_WORDS),
+    BAYER_ROW(0x01100109, 14, PACK_WORDS),
     BAYER_ROW(0x0110002E, 16, PACK_WORDS),
     BAYER_ROW(0x010C0026, 10, PACK_GIGE),
     BAYER_ROW(0x010C002A, 12, PACK_GIGE),
+    BAYER_ROW(0x010E0105, 14, PACK_LSB),
     BAYER_P_ROW(0x010A0052, 10),
     BAYER_P_ROW(0x010C0053, 12),
     {0x0210003E, 2, 8, PACK_BYTES}, /* YCbCr601_422_8, which Lineward does not claim */

@@ -233,6 +233,8 @@ GC_API IFUpdateDeviceList(void *interface, bool8_t *changed, uint64_t timeout_ms
         const bool there = i < control_devices() && control_get(i, FIELD_presence) != ABSENT;
         differs = differs || there != devices[i].listed;
         devices[i].listed = there;
+        if (control_get(i, FIELD_slow_address) == SLOW_SEARCH)
+            control_dawdle(i, SLOW_SEARCH);
     }
     if (changed != NULL)
         *changed = differs;

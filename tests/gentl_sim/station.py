@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gentl_sim.gentl_sim import Control, Crash, Hang, SimDevice
+from gentl_sim.ticker import Ticker
 from lineward.daemon.frames import GRAB_S, LONGEST_BACKOFF_S
 from lineward.daemon.retry import delay_s
 from lineward.drivers.camera import CameraError, Frame
@@ -60,11 +61,14 @@ class Fault:
 
 def _reopen(device: SimDevice, where: Hang) -> None:
     """Let the next opening run into a call that hangs; the one that lost the camera closes it in good order."""
-    opens = device.opens
+    hung = device.hung
+    device.hang(Hang.OPEN)
     device.lose()
     device.come_back()
-    device.wait(lambda d: d.opens > opens)
-    device.hang(where)
+    device.wait(lambda d: d.hung > hung)
+    if where is not Hang.OPEN:  # let it go on to where it is to hang; it looks every millisecond
+        device.hang(where)
+        time.sleep(0.01)
 
 
 def _quiet(device: SimDevice, *, hang: Hang | None = None, slow_s: float = 0.0) -> None:
@@ -74,7 +78,7 @@ def _quiet(device: SimDevice, *, hang: Hang | None = None, slow_s: float = 0.0) 
     device.hang(hang or 0)
 
 
-NO_FAULT = Fault(lambda _device: None, lambda _device: None, 1.0)
+NO_FAULT = Fault(lambda _device: None, lambda _device: None, 3.0)
 """What the machine itself does to a line in the same time."""
 
 FAULTS: dict[str, Fault] = {
@@ -92,9 +96,7 @@ FAULTS: dict[str, Fault] = {
     "crash": Fault(SimDevice.crash, lambda device: device.wait(lambda d: d.crash_done == d.crash_wanted)),
     "hung event": Fault(lambda device: device.hang(Hang.EVENT), SimDevice.heal, hung=True),
     "hung read": Fault(lambda device: _quiet(device, hang=Hang.READ), SimDevice.heal, hung=True),
-    "hung open": Fault(
-        lambda device: (device.hang(Hang.OPEN), device.lose(), device.come_back())[-1], SimDevice.heal, hung=True
-    ),
+    "hung open": Fault(lambda device: _reopen(device, Hang.OPEN), SimDevice.heal, hung=True),
     "hung write": Fault(lambda device: _reopen(device, Hang.WRITE), SimDevice.heal, hung=True),
     "hung start": Fault(lambda device: _reopen(device, Hang.START), SimDevice.heal, hung=True),
 }
@@ -194,30 +196,6 @@ class Station:
         outcome.descriptors_left = descriptors() - before[1]
         outcome.memory_left = shared_memory() - before[2]
         return outcome
-
-
-class Ticker(threading.Thread):
-    """Stands for what else runs in the inspection process, a deadline clock above all: how long was it held up?"""
-
-    PERIOD_S = 0.002
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._ends = threading.Event()
-        self._held_up_ms: list[float] = []
-
-    def run(self) -> None:
-        due = time.monotonic()
-        while not self._ends.is_set():
-            due = max(due + self.PERIOD_S, time.monotonic())
-            time.sleep(max(0.0, due - time.monotonic()))
-            self._held_up_ms.append((time.monotonic() - due) * 1e3)
-
-    def stop(self) -> list[float]:
-        """Return by how many milliseconds each tick came too late."""
-        self._ends.set()
-        self.join()
-        return self._held_up_ms
 
 
 class Saboteur(threading.Thread):

@@ -274,9 +274,10 @@ def test_a_slow_register_is_slow_and_no_other(acquirer, sim):
     sim["SIM-A"].slow(0.5, "DeviceTemperature")
     began = time.monotonic()
     nodes.Width.get_value(False, True)
-    assert time.monotonic() - began < 0.5
+    between = time.monotonic()
     assert nodes.DeviceTemperature.value > 0
-    assert time.monotonic() - began >= 0.5
+    assert time.monotonic() - between >= 0.5
+    assert between - began < time.monotonic() - between
 
 
 def test_a_lost_camera_has_no_access_no_registers_and_no_frames(harvester, acquirer, sim):
@@ -350,6 +351,9 @@ elif sys.argv[2] == "READ":
     nodes.DeviceTemperature.value
 elif sys.argv[2] == "WRITE":
     nodes.Gain.value = 1.0
+elif sys.argv[2] == "OPEN":
+    acquirer.destroy()
+    acquirer = harvester.create({"serial_number": "SIM-A"})
 else:
     acquirer.start()
     for _ in range(20):
@@ -381,7 +385,7 @@ def user(sim):
 
 @pytest.mark.parametrize("where", list(Hang))
 def test_a_hung_call_does_not_return_until_it_is_let_go(sim, user, where):
-    """Reads, writes, waiting for a frame and starting can each hang; a release lets the same call go on."""
+    """Reads, writes, waiting for a frame, starting and opening can each hang; a release lets the same call go on."""
     process = user(where.name)
     sim["SIM-A"].hang(where)
     process.stdin.write("\n")

@@ -39,15 +39,15 @@ def test_report_has_the_agreed_form(trained: TrainReport) -> None:
 
 
 def test_exported_equals_trained(trained: TrainReport) -> None:
-    """On every held-out image the bundle says what the trained model says."""
+    """On the images compared the bundle says what the trained model says."""
     parity = trained.manifest.parity
     assert parity.verdicts_equal
     assert parity.max_abs_diff < 1e-3
-    assert parity.n == trained.manifest.holdout.n_good + trained.manifest.holdout.n_defect > 10
+    assert parity.n >= 19
 
 
 def test_it_learns(trained: TrainReport) -> None:
-    """Plain spots and scratches are told from plain plates on parts that were held out."""
+    """Plain spots and scratches are told from plain plates by models that never saw the part."""
     assert trained.manifest.holdout.auroc is not None
     assert trained.manifest.holdout.auroc > 0.9
 
@@ -55,7 +55,9 @@ def test_it_learns(trained: TrainReport) -> None:
 def test_manifest_tells_where_it_comes_from(trained: TrainReport) -> None:
     """Data, risk, calibration, types, tools and candidates are on record, with their n."""
     manifest = load_manifest(trained.model)
-    assert manifest.data.n_good_train + manifest.holdout.n_good == manifest.data.n_good == 60
+    assert manifest.data.n_good_train == manifest.holdout.n_good == manifest.data.n_good == 60
+    assert manifest.data.figures == "crossfit"
+    assert len(manifest.data.trained_on) == 96
     assert manifest.data.defect_types == {"scratch": 18, "spot": 18}
     assert manifest.defect_types == ("scratch", "spot")
     assert manifest.data.groups_known
@@ -98,7 +100,7 @@ def test_few_images_without_groups_or_types(make_parts: Callable[..., Path], cac
     assert report.manifest.holdout.escape_rate.high > 0.3
 
 
-@pytest.mark.parametrize(("good", "defect"), [(5, 0), (12, 0), (0, 12), (2, 1)])
+@pytest.mark.parametrize(("good", "defect"), [(5, 0), (0, 12), (2, 1), (12, 2)])
 def test_too_little_is_refused_and_nothing_is_written(
     make_parts: Callable[..., Path], tmp_path: Path, good: int, defect: int
 ) -> None:

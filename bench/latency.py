@@ -1,0 +1,196 @@
+"""From the trigger on the wire to the answer on the wire: what the station adds to camera and network.
+
+`lineward run` with a software-triggered camera of 640x512 talks to Mosquitto through a relay that notes when a trigger
+goes in and when its `result/plc` comes out. From this time the camera's part (trigger to frame) and `session.run` are
+taken off. First while 10,000 old results drain, then at 80 % and at 150 % of what the station can judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+
+import paho.mqtt.client as paho  # noqa: E402
+from ledger import draft, quantiles  # noqa: E402
+from paho.mqtt.enums import CallbackAPIVersion  # noqa: E402
+from relay import Relay  # noqa: E402
+from tests.broker import Mosquitto, Subscriber, wait_until  # noqa: E402
+from tests.system.line import BASE, Line, call  # noqa: E402
+
+from lineward.daemon.ledger import Ledger  # noqa: E402
+from lineward.drivers.simulated import write_dataset  # noqa: E402
+
+OLD_ROWS = 10_000
+DEADLINE_MS = 250
+WIDTH, HEIGHT = 640, 512
+
+
+@dataclass
+class Wire:
+    """When triggers went in and answers came out, by part id, in seconds."""
+
+    triggered: dict[str, float]
+    answered: dict[str, float]
+
+    def tap(self, from_station: bool, data: bytes) -> None:  # noqa: FBT001 - as the relay calls it
+        """Note the part ids in a piece of the stream."""
+        now = time.perf_counter()
+        if from_station:
+            for part in re.findall(rb'/result/plc.*?"id":"(L\d+)"', data, re.DOTALL):
+                self.answered.setdefault(part.decode(), now)
+        else:
+            for part in re.findall(rb'"part_id":"(L\d+)"', data):
+                self.triggered.setdefault(part.decode(), now)
+
+
+class Bench:
+    """A station, its broker, and somebody who triggers."""
+
+    def __init__(self, folder: Path, model: Path, *, old_rows: int) -> None:
+        folder.mkdir()
+        self.wire = Wire({}, {})
+        self.broker = Mosquitto(folder, "allow_anonymous true", "max_queued_messages 0", "set_tcp_nodelay true")
+        self.relay = Relay(self.broker.port, self.wire.tap)
+        self.relay.hole()
+        self.hear = Subscriber(self.broker.port, BASE)
+        self.line = Line(
+            folder / "line",
+            model=model,
+            port=self.relay.port,
+            camera={
+                "driver": "simulated",
+                "trigger": "software",
+                "width": WIDTH,
+                "height": HEIGHT,
+                "prerender": 16,
+                "defect_rate": 0,
+            },
+            inspection={"deadline_ms": DEADLINE_MS},
+            log={"parts": False},
+        )
+        ledger = Ledger(self.line.storage)
+        for number in range(old_rows):
+            ledger.record(draft(number))
+        ledger.close()
+        self.line.start().wait_log("ready after", 120)
+        self.client = paho.Client(CallbackAPIVersion.VERSION2)
+        self.client.connect("127.0.0.1", self.broker.port)
+        self.client.loop_start()
+        self.sent = 0
+        self.relay.heal()
+        wait_until(lambda: any(heard.payload == b"online" for heard in self.hear.on("availability")), 30, "online")
+
+    def trigger(self, every_s: float, count: int) -> list[str]:
+        """Send triggers at a steady pace and wait for all answers; return the part ids."""
+        parts = [f"L{self.sent + number}" for number in range(count)]
+        self.sent += count
+        began = time.perf_counter()
+        for number, part in enumerate(parts):
+            while (left := began + number * every_s - time.perf_counter()) > 0:
+                time.sleep(left)
+            self.client.publish(f"{BASE}/cmd/trigger", json.dumps({"id": part, "part_id": part}), qos=1)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: set(parts) <= set(self.wire.answered) and set(parts) <= set(self.results()), 30)
+        return parts
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Return every `result` of a triggered part."""
+        return {heard.json["part_id"]: heard.json for heard in list(self.hear.on("result")) if b'"L' in heard.payload}
+
+    def wire_ms(self, part: str) -> float:
+        """Return the time of one part from wire to wire."""
+        return (self.wire.answered[part] - self.wire.triggered[part]) * 1e3
+
+    def close(self) -> None:
+        """Take everything down."""
+        self.client.disconnect()
+        self.client.loop_stop()
+        self.line.kill()
+        self.hear.close()
+        self.relay.close()
+        self.broker.stop()
+
+
+def drain(folder: Path, model: Path, rounds: int) -> None:
+    """Measure 20 triggers a second during a drain."""
+    added, whole, camera, infer = [], [], [], []
+    for number in range(rounds):
+        bench = Bench(folder / f"drain{number}", model, old_rows=OLD_ROWS)
+        parts: list[str] = []
+        began = time.monotonic()
+        while len(bench.hear.on("result")) < OLD_ROWS and time.monotonic() - began < 60:
+            parts += bench.trigger(0.05, 10)
+        took_s = time.monotonic() - began
+        results = bench.results()
+        for part in parts:
+            if part not in results or results[part]["latency_ms"]["infer"] == 0:
+                continue
+            spent = results[part]["latency_ms"]
+            before_record = spent["total"] - spent["record"] - spent["publish"]
+            seen = before_record - spent["grab"] - spent["prepare"] - spent["infer"] - spent["decide"]
+            whole.append(bench.wire_ms(part))
+            camera.append(seen)
+            infer.append(spent["infer"])
+            added.append(whole[-1] - seen - spent["infer"])
+        print(f"round {number + 1}: {len(parts)} triggers, {OLD_ROWS / took_s:.0f} old results a second", flush=True)
+        bench.close()
+    print("wire to wire:            ", quantiles(whole))
+    print("camera, trigger to frame:", quantiles(camera))
+    print("session.run:             ", quantiles(infer))
+    print("what the station adds:   ", quantiles(added))
+
+
+def load(folder: Path, model: Path, seconds: float) -> None:
+    """Measure deadlines at 80 % and 150 % of what the station can judge."""
+    bench = Bench(folder / "load", model, old_rows=0)
+    bench.trigger(0.1, 20)
+    parts = bench.trigger(0.002, 60)  # faster than it can: the pace of the answers is the station's own
+    judged = sorted(bench.wire.answered[part] for part in parts if bench.results()[part]["reason"] == "")
+    service_s = (judged[-1] - judged[0]) / max(1, len(judged) - 1)
+    print(f"capacity: {1 / service_s:.1f} parts/s")
+    time.sleep(1)
+    for share in (0.8, 1.5):
+        parts = bench.trigger(service_s / share, round(seconds * share / service_s))
+        results = bench.results()
+        given = [part for part in parts if part in results]
+        undecided = [part for part in given if results[part]["verdict"] == "undecided"]
+        timeouts = [part for part in undecided if results[part]["reason"] == "timeout"]
+        over = [bench.wire_ms(part) - DEADLINE_MS for part in given]
+        late_ms = max((over[given.index(part)] for part in timeouts), default=0.0)
+        print(
+            f"load {share:.0%}: {len(parts)} triggers, {len(parts) - len(given)} without an answer, {len(undecided)} "
+            f"undecided ({len(timeouts)} timeout), {sum(ms > 0 for ms in over)} after the deadline on the wire, "
+            f"{sum(ms > 5 for ms in over)} by more than 5 ms; time-outs at most {late_ms:+.1f} ms from it",
+            flush=True,
+        )
+        time.sleep(1)
+    bench.close()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="drains of 10,000 old results")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="lineward-latency-") as name:
+        folder = Path(name)
+        data = write_dataset(folder / "parts", n_good=60, n_defect=24, width=WIDTH, height=HEIGHT)
+        done = call(folder, "train", "--data", data, "--out", folder / "bracket.lward", "--json", timeout_s=300)
+        assert done.returncode == 0, done.stderr
+        drain(folder, folder / "bracket.lward", arguments.rounds)
+        load(folder, folder / "bracket.lward", arguments.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,527 @@
+"""What people said about parts: each decision for ever, who gave it, when, and from which verdict.
+
+One SQLite file, ``labels.sqlite3`` in the storage folder. A decision is on the disk (synchronous FULL) before `give`
+returns, so no crash takes it back. Pictures that were labelled get a second name (hard link) under ``labelled/``: the
+line deletes its oldest pictures when the quota is reached, and must not delete these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+FILE = "labels.sqlite3"
+FOLDER = "labelled"
+
+PASS, FAIL, SKIP = "pass", "fail", "skip"
+DECISIONS = (PASS, FAIL, SKIP)
+
+FIRST, SECOND, BLIND, SETTLE, IMPORT = "first", "second", "blind", "settle", "import"
+"""Why a label was asked for; SETTLE ends a conflict, whatever was said before."""
+
+NEW, LABELLED, CONFLICT, SKIPPED = "new", "labelled", "conflict", "skipped"
+
+MIN_BETWEEN = 15
+"""So many other decisions of the same person lie between a part and its blind repeat."""
+
+SCHEMA = 1
+_TABLES = """
+CREATE TABLE parts (               -- pictures that can be labelled
+    image TEXT PRIMARY KEY,
+    path TEXT NOT NULL,            -- relative to the storage root
+    product TEXT NOT NULL,
+    part_id TEXT NOT NULL,
+    seq INTEGER NOT NULL,          -- 0: imported
+    created_ns INTEGER NOT NULL,
+    origin TEXT NOT NULL,          -- line, import
+    camera TEXT NOT NULL,
+    verdict TEXT NOT NULL,         -- what the line said
+    reason TEXT NOT NULL,
+    confidence REAL NOT NULL,
+    defect_probability REAL NOT NULL,
+    anomaly REAL NOT NULL,
+    defect_type TEXT NOT NULL,
+    model_version TEXT NOT NULL,
+    model_sha256 TEXT NOT NULL,
+    why TEXT NOT NULL,             -- why a person should look at it
+    urgency REAL NOT NULL,
+    escaped INTEGER NOT NULL,      -- 1: brought in as a part that the line let through
+    status TEXT NOT NULL,          -- new, labelled, conflict, skipped: follows from the labels
+    label TEXT NOT NULL,           -- pass, fail or empty
+    label_type TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX parts_by_urgency ON parts (product, status, urgency);
+CREATE INDEX parts_by_time ON parts (created_ns);
+CREATE TABLE labels (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    image TEXT NOT NULL,
+    person TEXT NOT NULL,
+    at_ns INTEGER NOT NULL,        -- wall clock, nanoseconds since 1970, UTC
+    decision TEXT NOT NULL,        -- pass, fail, skip
+    defect_type TEXT NOT NULL,
+    purpose TEXT NOT NULL,         -- first, second, blind, settle, import
+    verdict TEXT NOT NULL,         -- what the line had said
+    model_version TEXT NOT NULL,
+    undone_ns INTEGER              -- null: it counts
+);
+CREATE INDEX labels_by_image ON labels (image);
+CREATE INDEX labels_by_person ON labels (person, id);
+"""
+
+
+class LabelError(ValueError):
+    """A label cannot be given or kept; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One picture that can be labelled, and what is known about it.
+
+    Attributes
+    ----------
+    path
+        Relative to the storage root.
+    created_ns
+        Wall clock, nanoseconds since 1970, UTC.
+    why, urgency
+        Why a person should look at it, and how much sooner than at others.
+    status, label, label_type
+        What the labels so far come to.
+    """
+
+    image: str
+    path: str
+    product: str
+    part_id: str
+    seq: int
+    created_ns: int
+    origin: str
+    camera: str
+    verdict: str
+    reason: str
+    confidence: float
+    defect_probability: float
+    anomaly: float
+    defect_type: str
+    model_version: str
+    model_sha256: str
+    why: str
+    urgency: float
+    escaped: int = 0
+    status: str = NEW
+    label: str = ""
+    label_type: str = ""
+
+    @property
+    def group(self) -> str:
+        """Name of the physical part: pictures of one part are never divided between training and test."""
+        return self.part_id or (f"seq-{self.seq}" if self.seq else self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One decision of one person; ``verdict`` and ``model_version`` are what the line had said."""
+
+    id: int
+    image: str
+    person: str
+    at_ns: int
+    decision: str
+    defect_type: str
+    purpose: str
+    verdict: str
+    model_version: str
+    undone_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often a person says the same as others, or the same twice; ``kappa`` is None without variety."""
+
+    person: str
+    labels: int
+    pairs: int
+    same: int
+    kappa: float | None
+    repeats: int
+    repeats_same: int
+    repeats_kappa: float | None
+
+
+_PART_COLUMNS = ", ".join(field.name for field in fields(Part))
+_LABEL_COLUMNS = ", ".join(field.name for field in fields(Label))
+
+
+class LabelStore:
+    """The labels of one storage folder; safe from several threads and beside another process.
+
+    Raises
+    ------
+    LabelError
+        The file cannot be opened or was written by a newer version.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._path = root / FILE
+        self._lock = threading.Lock()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self._path, timeout=10.0, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            with self._change():
+                version = self._db.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    for statement in _TABLES.split(";\n"):
+                        self._db.execute(statement)
+                    self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+        except (sqlite3.Error, OSError) as error:
+            raise LabelError(f"{self._path}: cannot be opened: {error}; check the disk and who owns the file") from error
+        if version > SCHEMA:
+            raise LabelError(f"{self._path}: was written by a newer version of Lineward; update this one")
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._roll_back()
+                raise LabelError(
+                    f"{self._path}: not written: {error}; nothing was changed: check the disk and try again"
+                ) from error
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("ROLLBACK")
+
+    def _fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+    # ---- pictures
+
+    def add_parts(self, parts: Iterable[Part]) -> int:
+        """Take in pictures that are not known yet; return how many were new."""
+        rows = [tuple(getattr(part, field.name) for field in fields(Part)) for part in parts]
+        marks = ", ".join("?" * len(fields(Part)))
+        with self._change() as db:
+            before = db.total_changes
+            db.executemany(f"INSERT OR IGNORE INTO parts VALUES ({marks})", rows)
+            return db.total_changes - before
+
+    def forget_parts(self, images: Iterable[str]) -> None:
+        """Drop pictures that the line has deleted and nobody has labelled."""
+        with self._change() as db:
+            db.executemany("DELETE FROM parts WHERE image = ? AND status = 'new'", [(image,) for image in images])
+
+    def unlabelled_images(self) -> set[str]:
+        """Return the ids of pictures of the line that nobody has labelled."""
+        return {row[0] for row in self._fetch("SELECT image FROM parts WHERE status = 'new' AND origin = 'line'")}
+
+    def newest_ns(self) -> int:
+        """Return when the newest picture of the line was kept; 0 when there is none."""
+        return int(self._fetch("SELECT coalesce(max(created_ns), 0) FROM parts WHERE origin = 'line'")[0][0])
+
+    def part(self, image: str) -> Part | None:
+        """Return one picture."""
+        found = self._parts("WHERE image = ?", image)
+        return found[0] if found else None
+
+    def parts(
+        self,
+        product: str,
+        *,
+        status: str | None = None,
+        label: str | None = None,
+        label_type: str | None = None,
+        since_ns: int = 0,
+        limit: int = -1,
+    ) -> list[Part]:
+        """Return pictures of a product, newest first."""
+        return self._parts(
+            "WHERE product = ? AND (? IS NULL OR status = ?) AND (? IS NULL OR label = ?)"
+            " AND (? IS NULL OR label_type = ?) AND created_ns >= ? ORDER BY created_ns DESC, image LIMIT ?",
+            *(product, status, status, label, label, label_type, label_type, since_ns, limit),
+        )
+
+    def _parts(self, where: str, *values: Any) -> list[Part]:
+        return [Part(*row) for row in self._fetch(f"SELECT {_PART_COLUMNS} FROM parts {where}", *values)]  # noqa: S608
+
+    def file(self, part: Part) -> Path:
+        """Return where a picture is; it may be gone when nobody has labelled it."""
+        return self.root / part.path
+
+    # ---- what to show next
+
+    def waiting(self, product: str, *, limit: int, without: Sequence[str] = ()) -> list[Part]:
+        """Return what nobody has labelled, most urgent first, without some."""
+        found = self._parts(
+            "WHERE product = ? AND status = 'new' ORDER BY urgency DESC, created_ns DESC LIMIT ?",
+            *(product, limit + len(without)),
+        )
+        return [part for part in found if part.image not in without][:limit]
+
+    def to_second(self, product: str, person: str) -> Part | None:
+        """Return a part for a second reader: labelled by one other person, and never seen by this one."""
+        found = self._parts(
+            "WHERE product = ? AND status = 'labelled' AND origin = 'line'"
+            " AND (SELECT count(DISTINCT person) FROM labels AS l WHERE l.image = parts.image) = 1"
+            " AND NOT EXISTS (SELECT 1 FROM labels AS l WHERE l.image = parts.image AND l.person = ?)"
+            " ORDER BY random() LIMIT 1",
+            *(product, person),
+        )
+        return found[0] if found else None
+
+    def to_repeat(self, product: str, person: str) -> Part | None:
+        """Return a part for a blind repeat: labelled once by this person, and not among the last few."""
+        found = self._parts(
+            "WHERE product = ? AND image IN (SELECT image FROM labels WHERE person = ? AND undone_ns IS NULL"
+            " AND decision != 'skip' GROUP BY image HAVING count(*) = 1 AND max(id) <= coalesce((SELECT id FROM labels"
+            " WHERE person = ? ORDER BY id DESC LIMIT 1 OFFSET ?), -1)) AND status = 'labelled'"
+            " ORDER BY random() LIMIT 1",
+            *(product, person, person, MIN_BETWEEN),
+        )
+        return found[0] if found else None
+
+    # ---- labels
+
+    def give(self, image: str, person: str, decision: str, defect_type: str = "", *, purpose: str = FIRST) -> Label:
+        """Write one decision down; it is on the disk when this returns.
+
+        Raises
+        ------
+        LabelError
+            There is no such picture, it is gone, or the decision is none.
+        """
+        if decision not in DECISIONS:
+            raise LabelError(f"{decision!r} is no decision; it is pass, fail or skip")
+        part = self.part(image)
+        if part is None:
+            raise LabelError(f"picture {image!r} is not known any more; go on with the next one")
+        kept = part.path if decision == SKIP else self._keep(part)
+        defect_type = clean_type(defect_type) if decision == FAIL else ""
+        row = (image, person, time.time_ns(), decision, defect_type, purpose, part.verdict, part.model_version, None)
+        with self._change() as db:
+            marks = ", ".join("?" * len(row))
+            number = db.execute(f"INSERT INTO labels VALUES (NULL, {marks})", row).lastrowid  # noqa: S608 - marks
+            db.execute("UPDATE parts SET path = ? WHERE image = ?", (kept, image))
+            _settle(db, image)
+        assert number is not None
+        return Label(number, *row)
+
+    def _keep(self, part: Part) -> str:
+        """Give the file of a labelled picture a second name that the line's quota does not know."""
+        path = self.root / part.path
+        goal = self.root / FOLDER / f"{part.image}{path.suffix.lower()}"
+        if path == goal:
+            return part.path
+        try:
+            goal.parent.mkdir(exist_ok=True)
+            if not goal.exists():
+                try:
+                    os.link(path, goal)
+                except FileNotFoundError:
+                    raise
+                except OSError:  # another file system, or one without hard links
+                    shutil.copyfile(path, goal.with_suffix(".part"))
+                    goal.with_suffix(".part").replace(goal)
+        except FileNotFoundError as error:
+            raise LabelError(
+                f"the picture of part {part.part_id or part.seq} was deleted by the line's quota (storage.max_gb); "
+                "go on with the next one"
+            ) from error
+        except OSError as error:
+            raise LabelError(f"{goal}: cannot be written: {error.strerror or error}; nothing was changed") from error
+        return goal.relative_to(self.root).as_posix()
+
+    def undo(self, person: str) -> Label | None:
+        """Take back the last decision of a person that counts; it stays in the book as undone."""
+        with self._change() as db:
+            row = db.execute(
+                f"SELECT {_LABEL_COLUMNS} FROM labels WHERE person = ? AND undone_ns IS NULL AND purpose != 'import'"  # noqa: S608
+                " ORDER BY id DESC LIMIT 1",
+                (person,),
+            ).fetchone()
+            if row is None:
+                return None
+            label = Label(*row)
+            db.execute("UPDATE labels SET undone_ns = ? WHERE id = ?", (time.time_ns(), label.id))
+            _settle(db, label.image)
+        return label
+
+    def labels(self, image: str) -> list[Label]:
+        """Return everything that was said about a picture, oldest first, undone decisions too."""
+        return self._labels("WHERE image = ? ORDER BY id", image)
+
+    def last_labels(self, person: str, count: int) -> list[Label]:
+        """Return the newest decisions of a person that count, newest first."""
+        return self._labels("WHERE person = ? AND undone_ns IS NULL ORDER BY id DESC LIMIT ?", person, count)
+
+    def all_labels(self) -> list[Label]:
+        """Return the whole book, oldest first."""
+        return self._labels("ORDER BY id")
+
+    def _labels(self, where: str, *values: Any) -> list[Label]:
+        return [Label(*row) for row in self._fetch(f"SELECT {_LABEL_COLUMNS} FROM labels {where}", *values)]  # noqa: S608
+
+    def add_labelled(self, rows: Sequence[tuple[Part, str, str]], person: str) -> int:
+        """Take in imported pictures with their labels, all or none; return how many were new."""
+        now = time.time_ns()
+        marks = ", ".join("?" * len(fields(Part)))
+        new = 0
+        with self._change() as db:
+            for part, decision, defect_type in rows:
+                values = tuple(getattr(part, field.name) for field in fields(Part))
+                if db.execute(f"INSERT OR IGNORE INTO parts VALUES ({marks})", values).rowcount < 1:
+                    continue
+                new += 1
+                db.execute(
+                    "INSERT INTO labels VALUES (NULL, ?, ?, ?, ?, ?, 'import', ?, ?, NULL)",
+                    (part.image, person, now, decision, defect_type, part.verdict, part.model_version),
+                )
+                _settle(db, part.image)
+        return new
+
+    # ---- figures
+
+    def products(self) -> list[str]:
+        """Return the products that pictures are known of, by name."""
+        return [row[0] for row in self._fetch("SELECT DISTINCT product FROM parts ORDER BY product")]
+
+    def counts(self, product: str) -> dict[str, int]:
+        """Return the number of pictures by status."""
+        sql = "SELECT status, count(*) FROM parts WHERE product = ? GROUP BY status"
+        return dict(self._fetch(sql, product))
+
+    def by_type(self, product: str) -> dict[tuple[str, str], int]:
+        """Return the number of labelled pictures by label and defect type."""
+        sql = (
+            "SELECT label, label_type, count(*) FROM parts WHERE product = ? AND status = 'labelled'"
+            " GROUP BY label, label_type ORDER BY 1 DESC, 3 DESC"
+        )
+        return {(label, kind): count for label, kind, count in self._fetch(sql, product)}
+
+    def by_day(self, product: str) -> list[tuple[str, int, int]]:
+        """Return day (UTC), good and defective pictures among the labelled ones, newest first."""
+        sql = (
+            "SELECT date(created_ns / 1000000000, 'unixepoch') AS day, sum(label = 'pass'), sum(label = 'fail')"
+            " FROM parts WHERE product = ? AND status = 'labelled' GROUP BY day ORDER BY day DESC LIMIT 60"
+        )
+        return [(day, good, bad) for day, good, bad in self._fetch(sql, product)]
+
+    def by_camera(self, product: str) -> list[tuple[str, int, int]]:
+        """Return camera, good and defective pictures among the labelled ones."""
+        sql = (
+            "SELECT camera, sum(label = 'pass'), sum(label = 'fail') FROM parts"
+            " WHERE product = ? AND status = 'labelled' GROUP BY camera ORDER BY camera"
+        )
+        return [(camera, good, bad) for camera, good, bad in self._fetch(sql, product)]
+
+    def defect_types(self, product: str) -> list[str]:
+        """Return the defect types in use, the most frequent first."""
+        return [kind for (label, kind) in self.by_type(product) if label == FAIL and kind]
+
+    def escapes(self, product: str) -> list[Part]:
+        """Return the "never again" set: parts that the line had passed and a person called defective."""
+        return self._parts(
+            "WHERE product = ? AND label = 'fail' AND status = 'labelled' AND (verdict = 'pass' OR escaped = 1)"
+            " ORDER BY created_ns",
+            product,
+        )
+
+    def given_since(self, person: str, since_ns: int) -> int:
+        """Return how many decisions a person has given since then."""
+        sql = "SELECT count(*) FROM labels WHERE person = ? AND at_ns >= ? AND undone_ns IS NULL"
+        return int(self._fetch(sql, person, since_ns)[0][0])
+
+    def agreement(self) -> list[Agreement]:
+        """Compare each person with others on the same pictures, and with themselves on blind repeats."""
+        said: dict[str, list[Label]] = {}
+        for label in self._labels(
+            "WHERE undone_ns IS NULL AND decision != 'skip' AND purpose IN ('first', 'second', 'blind') ORDER BY id"
+        ):
+            said.setdefault(label.image, []).append(label)
+        people: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {}
+        total: dict[str, int] = {}
+        for labels in said.values():
+            for label in labels:
+                total[label.person] = total.get(label.person, 0) + 1
+            firsts = {label.person: label for label in reversed(labels)}
+            for person, own in firsts.items():
+                others, repeats = people.setdefault(person, ([], []))
+                others += [(own.decision, other.decision) for name, other in firsts.items() if name != person]
+                repeats += [
+                    (own.decision, again.decision)
+                    for again in labels
+                    if again.person == person and again.purpose == BLIND and again.id != own.id
+                ]
+        return [
+            Agreement(
+                person,
+                total[person],
+                *(len(others), sum(a == b for a, b in others), kappa(others)),
+                *(len(repeats), sum(a == b for a, b in repeats), kappa(repeats)),
+            )
+            for person, (others, repeats) in sorted(people.items())
+        ]
+
+
+def kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
+    """Return Cohen's kappa: agreement beyond what chance gives, 1 at best; None when only one word was ever used."""
+    n = len(pairs)
+    words = {word for pair in pairs for word in pair}
+    if n == 0 or len(words) < 2:
+        return None
+    observed = sum(a == b for a, b in pairs) / n
+    chance = sum(sum(a == word for a, _ in pairs) * sum(b == word for _, b in pairs) for word in words) / n**2
+    return None if chance == 1.0 else (observed - chance) / (1.0 - chance)
+
+
+def clean_type(text: str) -> str:
+    """Make a defect type a folder name as well: letters, digits, space, _ and -; raises `LabelError`."""
+    name = " ".join(text.split())
+    if not name:
+        return ""
+    if len(name) > 40 or not all(c.isalnum() or c in " _-" for c in name):
+        raise LabelError(f"{name[:60]!r} cannot be a defect type; use at most 40 letters, digits, spaces, _ and -")
+    return name
+
+
+def _settle(db: sqlite3.Connection, image: str) -> None:
+    """Work out anew what the labels of a picture come to."""
+    rows = db.execute(
+        "SELECT decision, defect_type, purpose FROM labels WHERE image = ? AND undone_ns IS NULL ORDER BY id", (image,)
+    ).fetchall()
+    votes = [(decision, kind) for decision, kind, _ in rows if decision != SKIP]
+    final = [(decision, kind) for decision, kind, purpose in rows if purpose == SETTLE and decision != SKIP]
+    if final:
+        votes = final[-1:]
+    if not votes:
+        status, label, kind = (SKIPPED if rows else NEW), "", ""
+    elif len(set(votes)) == 1:
+        status, (label, kind) = LABELLED, votes[0]
+    else:
+        status, label, kind = CONFLICT, "", ""
+    db.execute("UPDATE parts SET status = ?, label = ?, label_type = ? WHERE image = ?", (status, label, kind, image))

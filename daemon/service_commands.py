@@ -1,0 +1,48 @@
+"""Commands for whoever keeps a station running: `reload`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file (TOML).", show_default=True)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON value and nothing else.")]
+DEFAULT_CONFIG = Path("/etc/lineward/lineward.toml")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command, example in COMMANDS:
+        app.command(epilog=f"Example: `{example}`")(command)
+
+
+def reload(
+    config: ConfigOption = DEFAULT_CONFIG,
+    wait_s: Annotated[float, typer.Option("--wait-s", min=1, help="How long to wait until it is in force.")] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a running station read its configuration again; no part is missed, and a faulty file changes nothing."""
+    from lineward.daemon.config import load_config
+    from lineward.daemon.control import send
+
+    # A storage folder that is new in the file is not where the running station listens: `restart` is for that.
+    answer = send(load_config(config).storage.root, "reload", {}, timeout_s=wait_s)
+    if as_json:
+        _print_json(answer)
+    else:
+        typer.echo(answer.get("text") or answer["reason"], err=not answer["ok"])
+    raise typer.Exit(0 if answer["ok"] else 1)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+COMMANDS: list[tuple[Callable[..., Any], str]] = [(reload, "lineward reload --config line.toml")]

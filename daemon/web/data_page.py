@@ -1,0 +1,179 @@
+"""Data: what is labelled, by label, type, time and camera; pictures in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, PlainTextResponse
+from nicegui import events, ui
+from starlette.background import BackgroundTask
+
+from lineward.daemon.labels import FAIL, PASS
+from lineward.daemon.web import words
+from lineward.daemon.web.conflicts_page import table
+from lineward.daemon.web.guard import address
+from lineward.daemon.web.shell import REFUSALS, div, frame, picture, say, text
+from lineward.daemon.web.transfer import export, import_zip
+from lineward.daemon.web.trainingset import is_held_out
+
+if TYPE_CHECKING:
+    from lineward.daemon.web.people import Person
+    from lineward.daemon.web.shell import Page
+    from lineward.daemon.web.station import Station
+
+log = logging.getLogger("lineward.web")
+
+GALLERY = 60
+FORMS = (("folders", "Folders (ZIP)", ".zip"), ("coco", "COCO (ZIP)", ".zip"), ("csv", "List (CSV)", ".csv"))
+
+
+def register(station: Station) -> None:
+    """Add the page."""
+
+    @ui.page("/data")
+    async def data(request: Request) -> None:
+        with frame(station, request, "/data") as page:
+            if page is not None:
+                await asyncio.to_thread(station.flagged.sync)
+                DataPage(page)
+
+
+def add_downloads(app: FastAPI, station: Station) -> None:
+    """Add the downloads; engineers only, for they take the customer's pictures out."""
+
+    @app.get("/export/{form}")
+    def download(form: str, request: Request, product: str = "") -> Response:
+        person = request.scope["state"]["person"]
+        if not person.may("engineer"):
+            log.warning("refused an export to %s (%s) from %s", person.name, person.role, address(request.scope))
+            return PlainTextResponse(f"an export needs the role engineer; {person.name} is {person.role}", 403)
+        suffix = next((suffix for name, _, suffix in FORMS if name == form), ".zip")
+        with tempfile.NamedTemporaryFile(dir=station.root, prefix=".export-", suffix=suffix, delete=False) as file:
+            path = Path(file.name)
+        try:
+            export(station.labels, product, form, path)
+        except REFUSALS as error:
+            path.unlink(missing_ok=True)
+            return PlainTextResponse(str(error), 422)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        log.info("%s exports %s as %s", person.name, product, form)
+        name = "".join(c if c.isalnum() or c in "-_" else "_" for c in product)
+        return FileResponse(path, filename=f"{name}-{form}{suffix}", background=BackgroundTask(path.unlink))
+
+
+class DataPage:
+    """One open data page."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._filter: tuple[str | None, str | None] = (None, None)
+        self._tables = div("lw-columns")
+        with div("lw-row"):
+            text("Pictures", "lw-h2", "h2")
+            self._choice = ui.select({}, on_change=self._choose).props('dense outlined aria-label="Which pictures"')
+        self._gallery = div("lw-gallery")
+        if page.person.may("engineer"):
+            self._in_and_out()
+        else:
+            text("Import and export need the role engineer.", "lw-muted")
+        self._show()
+
+    def _show(self) -> None:
+        labels, product = self._page.station.labels, self._page.product
+        counts, types = labels.counts(product), labels.by_type(product)
+        total = sum(types.values())
+        held = sum(is_held_out(part) for part in labels.parts(product, status="labelled"))
+        self._tables.clear()
+        with self._tables:
+            with div("lw-card"):
+                text("What there is", "lw-h3", "h2")
+                rows = [
+                    ("Labelled", str(total)),
+                    ("of these kept for testing, never trained on", str(held)),
+                    ("Waiting to be labelled", str(counts.get("new", 0))),
+                    ("People disagree", str(counts.get("conflict", 0))),
+                    ("Skipped", str(counts.get("skipped", 0))),
+                    ('"Never again" set (escapes)', str(len(labels.escapes(product)))),
+                ]
+                base = self._page.station.base_data(product)
+                rows.append(("Base data", str(base) if base else "none (review.base_data)"))
+                table(("", "Pictures"), rows, "")
+            with div("lw-card"):
+                text("By label", "lw-h3", "h2")
+                kinds = [(words.label(label, kind), str(n), f"{n / total:.0%}") for (label, kind), n in types.items()]
+                table(("Label", "Pictures", "Share"), kinds, "Nothing is labelled yet")
+            with div("lw-card"):
+                text("By day", "lw-h3", "h2")
+                days = [(day, str(good), str(bad)) for day, good, bad in labels.by_day(product)[:14]]
+                table(("Day", "Good", "Defective"), days, "Nothing is labelled yet")
+            with div("lw-card"):
+                text("By camera", "lw-h3", "h2")
+                cameras = [(name or "-", str(good), str(bad)) for name, good, bad in labels.by_camera(product)]
+                table(("Camera", "Good", "Defective"), cameras, "Nothing is labelled yet")
+        choices = {"": "all labelled", f"{PASS}|": "good"}
+        choices |= {f"{FAIL}|{kind}": words.label(FAIL, kind) for label, kind in types if label == FAIL}
+        self._choice.set_options(choices, value="")
+        self._show_gallery()
+
+    def _choose(self, event: events.ValueChangeEventArguments) -> None:
+        label, _, kind = str(event.value or "").partition("|")
+        self._filter = (label or None, kind if label == FAIL else None)
+        self._show_gallery()
+
+    def _show_gallery(self) -> None:
+        label, kind = self._filter
+        parts = self._page.station.labels.parts(
+            self._page.product, status="labelled", label=label, label_type=kind, limit=GALLERY
+        )
+        self._gallery.clear()
+        with self._gallery:
+            for part in parts:
+                with div(f"lw-thumb lw-{part.label}"):
+                    picture(part.image, "thumb", f"Part {words.name(part)}")
+                    text(words.label(part.label, part.label_type))
+                    text(words.name(part), "lw-muted lw-small")
+            if not parts:
+                text("None", "lw-muted")
+
+    def _in_and_out(self) -> None:
+        page = self._page
+        with div("lw-columns"):
+            with div("lw-card"):
+                text("Import", "lw-h3", "h2")
+                text("A ZIP file with the folders good/ and defect/TYPE/. It is taken over as a whole or not at all.", "lw-muted")
+                escaped = ui.checkbox("These defective parts had escaped: never let one like them through again")
+
+                async def take(person: Person, event: events.UploadEventArguments) -> None:
+                    with tempfile.TemporaryDirectory(dir=page.station.root, prefix=".upload-") as folder:
+                        path = Path(folder) / "upload.zip"
+                        await event.file.save(path)
+                        done = await asyncio.to_thread(
+                            import_zip, page.station.labels, path, page.product, person.name, escaped=bool(escaped.value)
+                        )
+                    log.info("%s imports %d pictures of %s", person.name, done.new, page.product)
+                    say(f"{done.new} pictures taken over" + (f", {done.known} were there already" if done.known else ""))
+                    self._show()
+
+                ui.upload(
+                    on_upload=page.action("engineer", take),
+                    auto_upload=True,
+                    max_file_size=page.station.config.review.upload_mb << 20,
+                    on_rejected=lambda _: say("not a ZIP file, or larger than review.upload_mb", bad=True),
+                    label="Choose or drop a ZIP file",
+                ).props('accept=".zip" flat bordered').classes("lw-upload")
+            with div("lw-card"):
+                text("Export", "lw-h3", "h2")
+                for form, title, _ in FORMS:
+                    link = ui.element("a").classes("lw-tab")
+                    link._props["href"] = f"/export/{form}?product={quote(page.product)}"
+                    link._props["download"] = ""
+                    with link:
+                        text(title, tag="span")

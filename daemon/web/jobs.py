@@ -1,0 +1,319 @@
+"""Training on request: one at a time, in a process of its own; its state is on disk, so a restart loses nothing.
+
+``<root>/review/jobs/<id>/`` holds the order, the candidate and the comparison. What was computed for a picture stays in
+the cache, so a training that was cut short goes on where it was when it is started again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lineward.daemon.progress import cache_dir
+from lineward.daemon.review import write_whole
+from lineward.daemon.web.trainingset import write_sets
+from lineward.models import store
+from lineward.models.bundle import BundleError, load_bundle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lineward.daemon.labels import Part
+    from lineward.daemon.web.station import Station
+
+log = logging.getLogger("lineward.web.jobs")
+
+RUNNING, DONE, FAILED, CANCELLED, INTERRUPTED = "running", "done", "failed", "cancelled", "interrupted"
+SHIFT_NS = 8 * 3_600_000_000_000
+SHIFT_MOST = 400
+KEEP_JOBS = 5
+MIN_LABELLED = 1
+
+STAGES = {
+    "collect": "collecting the labelled pictures",
+    "read": "reading the pictures",
+    "features": "looking at each picture",
+    "fit": "learning",
+    "check": "checking that the finished file says the same",
+    "compare": "comparing with the model in use",
+}
+_WEIGHTS = {"collect": 0.02, "read": 0.05, "features": 0.5, "fit": 0.18, "check": 0.1, "compare": 0.15}
+
+
+class JobError(ValueError):
+    """A training cannot be started, or a candidate not promoted; the message says why and what to do."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One training and how far it is; times in seconds since 1970."""
+
+    id: str
+    product: str
+    by: str
+    started_s: float
+    state: str = RUNNING
+    stage: str = "collect"
+    done: int = 0
+    of: int = 0
+    text: str = ""
+    ended_s: float = 0.0
+    labelled: int = 0
+    base: int = 0
+    result: dict[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def share(self) -> float:
+        """Return how much is done, 0..1."""
+        if self.state == DONE:
+            return 1.0
+        names = list(_WEIGHTS)
+        before = sum(_WEIGHTS[name] for name in names[: names.index(self.stage)]) if self.stage in names else 0.0
+        return min(0.99, before + _WEIGHTS.get(self.stage, 0.0) * (self.done / self.of if self.of else 0.0))
+
+    @property
+    def left_s(self) -> float | None:
+        """Return the seconds that are left by the pace so far, or None while that says nothing."""
+        took = time.time() - self.started_s
+        return took * (1 - self.share) / self.share if self.share > 0.08 else None
+
+
+class Jobs:
+    """Starts, watches and ends trainings. Methods may be called from any thread."""
+
+    def __init__(self, station: Station) -> None:
+        self._station = station
+        self._folder = station.root / "review" / "jobs"
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._job: Job | None = None
+        self._latest: dict[str, Job] = {}
+        for path in sorted(self._folder.glob("*/job.json")):
+            with suppress(ValueError, TypeError, OSError):
+                job = Job(**json.loads(path.read_bytes()))
+                if job.state == RUNNING:
+                    job.state = INTERRUPTED
+                    job.text = "the page was ended during the training; start it again, what is done is kept"
+                self._latest[job.product] = job
+
+    @property
+    def running(self) -> Job | None:
+        """Return the training that runs."""
+        job = self._job
+        return job if job is not None and job.state == RUNNING else None
+
+    def latest(self, product: str) -> Job | None:
+        """Return the newest training of a product."""
+        return self._latest.get(product)
+
+    def candidate(self, job: Job) -> Path:
+        """Return where the candidate of a training is."""
+        return self._folder / job.id / "candidate.lward"
+
+    def start(self, product: str, by: str, *, only_compare: bool = False) -> Job:
+        """Begin a training, or compare the newest candidate again.
+
+        Raises
+        ------
+        JobError
+            One runs already, or there is nothing to train on.
+        """
+        with self._lock:
+            if self.running is not None:
+                raise JobError(f"{self.running.by} has a training running; wait for it or cancel it")
+            if only_compare:
+                job = self._latest.get(product)
+                if job is None or not self.candidate(job).is_file():
+                    raise JobError("there is no candidate to compare; train one first")
+                job.state, job.stage, job.done, job.of, job.started_s = RUNNING, "compare", 0, 0, time.time()
+            else:
+                counts = self._station.labels.counts(product)
+                if counts.get("labelled", 0) < MIN_LABELLED:
+                    raise JobError("nothing is labelled yet; label parts on the page Review first")
+                job = Job(time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{time.time_ns() % 1000:03d}", product, by, time.time())
+            self._job = self._latest[product] = job
+        log.info("%s starts %s of %s", by, "a comparison" if only_compare else "a training", product)
+        threading.Thread(target=self._run, args=(job,), name="training", daemon=True).start()
+        return job
+
+    def cancel(self, by: str) -> None:
+        """End the training that runs."""
+        job = self.running
+        if job is None:
+            return
+        log.info("%s cancels the training of %s", by, job.product)
+        job.state, job.text, job.ended_s = CANCELLED, f"cancelled by {by}", time.time()
+        self._save(job)
+        self._end_process()
+
+    def close(self) -> None:
+        """End what runs; it can be started again later."""
+        job = self.running
+        if job is not None:
+            job.state, job.text = INTERRUPTED, "the page was ended during the training; start it again"
+            self._save(job)
+        self._end_process()
+
+    def _end_process(self) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.kill()
+
+    # ---- one training, in a thread of its own
+
+    def _run(self, job: Job) -> None:
+        folder = self._folder / job.id
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._save(job)
+            order = self._order(job, folder)
+            write_whole(folder / "order.json", json.dumps(order).encode())
+            self._watch(job, folder)
+        except Exception as error:
+            log.exception("a training failed")
+            self._over(job, FAILED, str(error))
+        finally:
+            shutil.rmtree(folder / "data", ignore_errors=True)
+            self._tidy(job.product)
+
+    def _order(self, job: Job, folder: Path) -> dict[str, Any]:
+        station = self._station
+        product = job.product
+        shutil.rmtree(folder / "data", ignore_errors=True)
+        base = station.base_data(product)
+        sets = write_sets(station.labels, product, folder / "data", base)
+        job.labelled, job.base = sets.labelled, sets.base
+        old = station.model_path(product)
+        since = time.time_ns() - SHIFT_NS
+        shift = station.labels.parts(product, since_ns=since, limit=SHIFT_MOST)
+        if len(shift) < 20:
+            shift = station.labels.parts(product, limit=SHIFT_MOST // 2)
+        return {
+            "data": str(folder / "data"),
+            "out": str(self.candidate(job)),
+            "product": product,
+            "old": str(old) if old else None,
+            "base": base is None and old is not None,
+            "cache": str(cache_dir()),
+            "holdout": self._entries(sets.held_out),
+            "never_again": self._entries(station.labels.escapes(product)),
+            "shift": self._entries([part for part in shift if part.origin == "line"]),
+        }
+
+    def _entries(self, parts: list[Part]) -> list[dict[str, str]]:
+        labels = self._station.labels
+        return [{"image": part.image, "file": str(labels.file(part)), "label": part.label} for part in parts]
+
+    def _watch(self, job: Job, folder: Path) -> None:
+        command = [sys.executable, "-m", "lineward.daemon.web.training_job", str(folder / "order.json")]
+        if ionice := shutil.which("ionice"):
+            command = [ionice, "-c", "3", *command]
+        with self._lock:
+            if job.state != RUNNING:
+                return
+            with (folder / "log.txt").open("wb") as errors:
+                self._process = process = subprocess.Popen(  # noqa: S603 - our own program
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+                )
+        assert process.stdout is not None
+        error = ""
+        for line in process.stdout:
+            message = json.loads(line)
+            if "result" in message:
+                job.result = message["result"]
+            elif "error" in message:
+                error = message["error"]
+            else:
+                job.stage, job.done, job.of = message["stage"], message["done"], message["of"]
+        process.wait()
+        if job.state != RUNNING:
+            return
+        if process.returncode == 0 and job.result is not None:
+            self._over(job, DONE, "")
+        else:
+            self._over(job, FAILED, error or f"the training was killed; {folder / 'log.txt'} says more")
+
+    def _over(self, job: Job, state: str, text: str) -> None:
+        job.state, job.text, job.ended_s = state, text, time.time()
+        log.info("training of %s: %s%s", job.product, state, f": {text}" if text else "")
+        self._save(job)
+
+    def _save(self, job: Job) -> None:
+        with suppress(OSError):
+            write_whole(self._folder / job.id / "job.json", json.dumps(asdict(job)).encode())
+
+    def _tidy(self, product: str) -> None:
+        """Remove old candidates; what was promoted is in the model store."""
+        mine = []
+        for path in sorted(self._folder.glob("*/job.json")):
+            with suppress(ValueError, OSError):
+                if json.loads(path.read_bytes())["product"] == product:
+                    mine.append(path.parent)
+        for folder in mine[:-KEEP_JOBS]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # ---- promotion
+
+    def why_not(self, job: Job) -> str:
+        """Return why a candidate may not be promoted, or an empty text."""
+        result = job.result
+        if job.state != DONE or result is None:
+            return "the training is not done"
+        if result["not_promotable"]:
+            return f"it is worse than the model in use: {result['not_promotable']}"
+        compared = {entry["image"]: entry for entry in result["never_again"]}
+        missing = [part for part in self._station.labels.escapes(job.product) if part.image not in compared]
+        if missing:
+            return f"{len(missing)} escapes were found since the comparison; compare again"
+        passed = [entry for entry in result["never_again"] if entry["new"] and entry["new"]["verdict"] == "pass"]
+        if passed:
+            return (
+                f'it would let {len(passed)} of {len(compared)} parts of the "never again" set through once more; label '
+                "more parts like these and train again"
+            )
+        unread = [entry for entry in result["never_again"] if entry["new"] is None]
+        if unread:
+            return f'{len(unread)} pictures of the "never again" set cannot be read; restore them from a backup'
+        return ""
+
+    def promote(self, job: Job, by: str) -> str:
+        """Let the candidate judge from now on; return what was done in words.
+
+        Raises
+        ------
+        JobError
+            It may not; nothing was changed.
+        BundleError
+            The model store refuses it.
+        """
+        reason = self.why_not(job)
+        if reason:
+            raise JobError(f"not promoted: {reason}")
+        path = self.candidate(job)
+        assert job.result is not None
+        if load_bundle(path).sha256 != job.result["sha256"]:
+            raise JobError(f"{path}: not the file that was compared; train again")
+        root = self._station.root
+        old = self._station.model_path(job.product)
+        if old is not None and store.current(root, job.product) is None:
+            with suppress(BundleError):  # so that there is something to roll back to
+                first = store.add(root, old, who=by)
+                store.promote(root, first.product, first.version, who=by)
+        entry = store.add(root, path, who=by)
+        store.promote(root, entry.product, entry.version, who=by)
+        log.info("%s promotes %s %s", by, entry.product, entry.version)
+        return f"{entry.version} judges {entry.product} from now on"
+
+    def roll_back(self, product: str, by: str) -> str:
+        """Let the model before judge again; raises `BundleError` when there is none."""
+        entry = store.rollback(self._station.root, product, who=by)
+        log.info("%s rolls %s back to %s", by, product, entry.version)
+        return f"{entry.version} judges {product} again"

@@ -1,0 +1,303 @@
+"""Review: one part after the other, one key for each decision."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
+from nicegui import events, ui
+
+from lineward.daemon.labels import FAIL, LABELLED, PASS, SETTLE, SKIP, LabelError, clean_type
+from lineward.daemon.web import words
+from lineward.daemon.web.pictures import MOST_VECTORS
+from lineward.daemon.web.shell import div, frame, picture, picture_url, say, set_source, text
+
+if TYPE_CHECKING:
+    from lineward.daemon.labels import Part
+    from lineward.daemon.web.people import Person
+    from lineward.daemon.web.shell import Page
+    from lineward.daemon.web.station import Station
+
+SYNC_S = 3.0
+NEAREST = 4
+RECENT = 6
+DAY_NS = 86_400 * 1_000_000_000
+KEYS = (
+    ("P", "pass"),
+    ("F", "fail, then the number of the defect"),
+    ("S", "skip"),
+    ("U", "undo"),
+    ("H", "heat-map"),
+    ("+ - 0", "zoom, whole"),
+)
+
+
+def register(station: Station) -> None:
+    """Add the page."""
+
+    @ui.page("/review")
+    async def review(request: Request) -> None:
+        with frame(station, request, "/review") as page:
+            if page is None:
+                return
+            await asyncio.to_thread(station.flagged.sync)
+            desk = Desk(page)
+        await desk.show()
+
+
+class Desk:
+    """One person labelling on one page.
+
+    Parameters
+    ----------
+    settle
+        Show parts on which people disagree; the decision given here ends the matter.
+    """
+
+    def __init__(self, page: Page, *, settle: bool = False) -> None:
+        self._page = page
+        self._settle = settle
+        self._coming: list[tuple[Part, str]] = []
+        self._now: tuple[Part, str] | None = None
+        self._choosing = False
+        self._heat = False
+        self._busy = False
+        self._given: deque[float] = deque(maxlen=60)
+        self._types: list[str] = []
+        with div("lw-desk"):
+            with div("lw-stage"):
+                with div("lw-viewer").props('tabindex=0 aria-label="Picture of the part; wheel and drag to zoom"'):
+                    with div("lw-sheet"):
+                        self._picture = ui.element("img").props('alt=""').classes("lw-part")
+                        self._overlay = ui.element("img").props('alt=""').classes("lw-heat")
+                self._empty = text("", "lw-empty", "h1")
+                with div("lw-keys"):
+                    self._buttons = [
+                        self._button("Pass", "P", "check_circle", "lw-b-pass", PASS),
+                        self._button("Fail", "F", "cancel", "lw-b-fail", FAIL),
+                        self._button("Skip", "S", "skip_next", "lw-b-skip", SKIP),
+                    ]
+                    ui.button("Undo (U)", icon="undo", on_click=page.action("technician", self._undo)).props("flat no-caps")
+                    ui.button("Heat-map (H)", icon="local_fire_department", on_click=self._turn_heat).props("flat no-caps")
+                    ui.button("Whole (0)", icon="fit_screen").props("flat no-caps").classes("lw-whole")
+                self._choice = div("lw-types")
+            with ui.element("aside").classes("lw-side"):
+                with div("lw-card"):
+                    self._why = text("", "lw-why", "h2")
+                    self._said = text("", "lw-said-line")
+                    self._about = text("", "lw-muted")
+                    self._votes = div("lw-votes")
+                with div("lw-card"):
+                    text("Labelled parts that look most alike", "lw-h3", "h3")
+                    self._near = div("lw-near")
+                with div("lw-card"):
+                    self._count = text("", "lw-h3", "h3")
+                    self._recent = div("lw-recent")
+                with ui.element("details").classes("lw-card"):
+                    with ui.element("summary"):
+                        text("Keys", tag="span")
+                    for key, does in KEYS:
+                        with div("lw-row"):
+                            text(key, "lw-key", "kbd")
+                            text(does, "lw-muted")
+        self._overlay.set_visibility(False)
+        # Buttons keep the focus after a click; keys must go on working then.
+        ui.keyboard(on_key=self._key, repeating=False, ignore=["input", "select", "textarea"])
+        ui.timer(SYNC_S, self._sync, immediate=False)
+
+    def _button(self, name: str, key: str, icon: str, classes: str, decision: str) -> ui.button:
+        async def act(person: Person) -> None:
+            await self._decide(person, decision)
+
+        button = ui.button(f"{name} ({key})", icon=icon, on_click=self._page.action("technician", act))
+        return button.props("no-caps unelevated").classes(f"lw-decide {classes}")
+
+    # ---- what is shown
+
+    async def show(self) -> None:
+        """Show the next part, or that there is none."""
+        await asyncio.to_thread(self._refill)
+        if self._now is None and self._coming:
+            self._now = self._coming.pop(0)
+        part = self._now[0] if self._now else None
+        for button in self._buttons:
+            button.set_visibility(part is not None)
+        self._picture.set_visibility(part is not None)
+        self._end_choice()
+        self._votes.clear()
+        self._near.clear()
+        if part is None:
+            nothing = "People agree on every part" if self._settle else "Nothing waits to be labelled"
+            self._empty.set_text(self._page.station.flagged.trouble or nothing)
+            for label in (self._why, self._said, self._about):
+                label.set_text("")
+            self._overlay.set_visibility(False)
+        else:
+            self._empty.set_text("")
+            self._show_part(part)
+        await self._show_counts()
+        ahead = [picture_url(other.image, "view") for other, _ in self._coming]
+        ui.run_javascript(f"window.lineward && (lineward.whole(), lineward.prefetch({json.dumps(ahead)}))")
+        if part is not None:
+            await self._show_nearest(part)
+
+    def _show_part(self, part: Part) -> None:
+        set_source(self._picture, picture_url(part.image, "view"), f"Part {words.name(part)}")
+        self._show_heat()
+        self._why.set_text("People disagree on this part" if self._settle else words.WHY.get(part.why, part.why))
+        self._said.set_text(f"The line said: {words.said(part)}")
+        camera = f" · {part.camera}" if part.camera else ""
+        self._about.set_text(f"Part {words.name(part)} · {words.when(part.created_ns)}{camera} · model {part.model_version or '-'}")
+        if self._settle:
+            with self._votes:
+                for label in self._page.station.labels.labels(part.image):
+                    if label.undone_ns is None and label.decision != SKIP:
+                        text(f"{label.person}: {words.label(label.decision, label.defect_type)}, {words.when(label.at_ns)}")
+
+    async def _show_nearest(self, part: Part) -> None:
+        station = self._page.station
+
+        def find() -> list[Part]:
+            labelled = station.labels.parts(part.product, status=LABELLED, limit=MOST_VECTORS)
+            return station.pictures.nearest(part, labelled, NEAREST)
+
+        near = await asyncio.to_thread(find)
+        if self._now is None or self._now[0].image != part.image:
+            return
+        with self._near:
+            for other in near:
+                with div(f"lw-thumb lw-{other.label}"):
+                    picture(other.image, "thumb", f"Part {words.name(other)}")
+                    text(words.label(other.label, other.label_type))
+            if not near:
+                text("None yet", "lw-muted")
+
+    async def _show_counts(self) -> None:
+        labels, person = self._page.station.labels, self._page.person.name
+        counts = await asyncio.to_thread(labels.counts, self._page.product)
+        today = await asyncio.to_thread(labels.given_since, person, time.time_ns() - DAY_NS)
+        pace = sum(1 for at in self._given if at > time.monotonic() - 60)
+        waiting = counts.get("conflict", 0) if self._settle else counts.get("new", 0)
+        self._count.set_text(f"{waiting} waiting · {today} by you today" + (f" · {pace} a minute" if pace else ""))
+        last = await asyncio.to_thread(labels.last_labels, person, RECENT)
+        self._recent.clear()
+        with self._recent:
+            for label in last:
+                with div(f"lw-thumb lw-{label.decision}"):
+                    picture(label.image, "thumb", "")
+                    text(words.label(label.decision, label.defect_type))
+
+    def _refill(self) -> None:
+        if len(self._coming) >= 3:
+            return
+        shown = [part.image for part, _ in ([self._now] if self._now else []) + self._coming]
+        station = self._page.station
+        if self._settle:
+            found = [(part, SETTLE) for part in station.labels.parts(self._page.product, status="conflict", limit=20)]
+        else:
+            found = station.next_parts(self._page.product, self._page.person, shown=shown)
+        self._coming += [(part, purpose) for part, purpose in found if part.image not in shown]
+
+    async def _sync(self) -> None:
+        await asyncio.to_thread(self._page.station.flagged.sync)
+        if self._now is None:
+            await self.show()
+
+    # ---- what a person does
+
+    async def _key(self, event: events.KeyEventArguments) -> None:
+        if not event.action.keydown or event.modifiers.ctrl or event.modifiers.alt or event.modifiers.meta:
+            return
+        key = str(event.key.name).lower()
+        action = self._page.action
+        if self._choosing and key == "escape":
+            self._end_choice()
+        elif self._choosing and (key == "enter" or (key.isdecimal() and 0 < int(key) <= len(self._types))):
+            await action("technician", self._fail)("" if key == "enter" else self._types[int(key) - 1])
+        elif key in {"p", "f", "s"}:
+            await action("technician", self._decide)({"p": PASS, "f": FAIL, "s": SKIP}[key])
+        elif key == "u":
+            await action("technician", self._undo)()
+        elif key == "h":
+            self._turn_heat()
+
+    async def _decide(self, person: Person, decision: str) -> None:
+        if decision == FAIL:
+            self._begin_choice()
+        else:
+            await self._give(person, decision, "")
+
+    async def _fail(self, person: Person, defect_type: str) -> None:
+        await self._give(person, FAIL, defect_type)
+
+    async def _give(self, person: Person, decision: str, defect_type: str) -> None:
+        if self._now is None or self._busy:
+            return
+        self._busy = True
+        part, purpose = self._now
+        station = self._page.station
+        try:
+            await asyncio.to_thread(station.labels.give, part.image, person.name, decision, defect_type, purpose=purpose)
+        except LabelError:
+            if station.pictures.path(part) is None:  # it must not block the way to the next one
+                self._now = None
+                await self.show()
+            raise
+        finally:
+            self._busy = False
+        self._given.append(time.monotonic())
+        self._now = None
+        await self.show()
+
+    async def _undo(self, person: Person) -> None:
+        label = await asyncio.to_thread(self._page.station.labels.undo, person.name)
+        if label is None:
+            say("there is nothing to undo", bad=True)
+            return
+        part = await asyncio.to_thread(self._page.station.labels.part, label.image)
+        if self._now is not None:
+            self._coming.insert(0, self._now)
+        self._now = (part, label.purpose) if part is not None else None
+        if self._given:
+            self._given.pop()
+        await self.show()
+
+    def _begin_choice(self) -> None:
+        if self._now is None:
+            return
+        self._choosing = True
+        self._types = self._page.station.defect_types(self._page.product)[:9]
+        self._choice.clear()
+        action = self._page.action
+        with self._choice:
+            text("Which defect?", "lw-h3", "h3")
+            for number, name in enumerate(self._types, 1):
+                ui.button(
+                    f"{number} {name}", on_click=lambda _=None, name=name: action("technician", self._fail)(name)
+                ).props("no-caps outline")
+            ui.button("Enter: not named", on_click=lambda: action("technician", self._fail)("")).props("no-caps outline")
+            new = ui.input("New defect").props('dense outlined maxlength=40 aria-label="Name of a new defect"')
+
+            async def add(person: Person) -> None:
+                await self._give(person, FAIL, clean_type(new.value or ""))
+
+            new.on("keydown.enter", action("technician", add))
+        self._choice.classes(add="lw-open")
+
+    def _end_choice(self) -> None:
+        self._choosing = False
+        self._choice.classes(remove="lw-open")
+        self._choice.clear()
+
+    def _turn_heat(self) -> None:
+        self._heat = not self._heat
+        self._show_heat()
+
+    def _show_heat(self) -> None:
+        self._overlay.set_visibility(self._heat and self._now is not None)
+        if self._heat and self._now is not None:
+            set_source(self._overlay, picture_url(self._now[0].image, ""), "")

@@ -1,0 +1,165 @@
+"""What all pages share: configuration, labels, people, pictures, the line's feed, and the training that may run."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from lineward.daemon.labels import BLIND, FIRST, SECOND, LabelStore
+from lineward.daemon.ledger_read import LedgerReader
+from lineward.daemon.web.feed import Feed
+from lineward.daemon.web.flagged import Flagged
+from lineward.daemon.web.heat import HeatMaps
+from lineward.daemon.web.jobs import Jobs
+from lineward.daemon.web.people import ForbiddenError, People
+from lineward.daemon.web.pictures import Pictures
+from lineward.models import store
+from lineward.models.bundle import BundleError, load_manifest
+from lineward.models.store import resolve_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lineward.daemon.config import Config
+    from lineward.daemon.labels import Part
+    from lineward.daemon.web.people import Person
+
+AHEAD = 6
+"""Pictures that the browser fetches before they are shown."""
+
+HELD_S = 120.0
+"""A part on somebody's screen is not shown to another person for so long."""
+
+
+class Access:
+    """A signed-in person on one page; asked anew before each action, for a session ends and a role changes."""
+
+    def __init__(self, people: People, token: str) -> None:
+        self._people = people
+        self.token = token
+
+    def need(self, role: str) -> Person:
+        """Return the person, who is there and has this role.
+
+        Raises
+        ------
+        ForbiddenError
+            The session is over, or the role is not enough.
+        """
+        person = self._people.who(self.token)
+        if person is None:
+            raise ForbiddenError("you are signed out; sign in again, nothing was changed")
+        if not person.may(role):
+            raise ForbiddenError(f"this needs the role {role}, {person.name} is {person.role}; nothing was changed")
+        return person
+
+    def present(self) -> Person | None:
+        """Return the person if the session goes on, without prolonging it."""
+        return self._people.who(self.token, touch=False)
+
+
+class Station:
+    """Made once for the process; closed at its end."""
+
+    def __init__(self, config: Config) -> None:
+        review = config.review
+        self.config = config
+        self.root = config.storage.root
+        self.people = People(
+            self.root, session_s=review.session_minutes * 60, operator_s=review.operator_hours * 3600
+        )
+        self.labels = LabelStore(self.root)
+        self.ledger = LedgerReader(self.root / "ledger.sqlite3")
+        self.flagged = Flagged(self.ledger, self.labels)
+        self.pictures = Pictures(self.labels)
+        self.feed = Feed(config, self.ledger)
+        self.heat = HeatMaps()
+        self.jobs = Jobs(self)
+        self._held: dict[str, tuple[str, float]] = {}
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.jobs.close()
+        self.heat.close()
+        self.feed.close()
+        self.ledger.close()
+        self.labels.close()
+        self.people.close()
+
+    # ---- products and models
+
+    def products(self) -> list[str]:
+        """Return the products of this station, that of [inspection] first."""
+        found: list[str] = []
+        for model in (self.config.inspection.model, *(recipe.model for recipe in self.config.recipes.values())):
+            if not model.suffix:
+                found.append(str(model))
+            else:
+                with suppress(BundleError):
+                    found.append(load_manifest(model).product)
+        return list(dict.fromkeys([*found, *self.labels.products()])) or ["unknown"]
+
+    def model_path(self, product: str) -> Path | None:
+        """Return the bundle that judges a product now: the store's current one, or the file of the configuration."""
+        path = store.current(self.root, product)
+        for recipe in (self.config.inspection, *self.config.recipes.values()):
+            with suppress(BundleError):
+                wanted = resolve_model(self.root, recipe.model)
+                if load_manifest(wanted).product == product and (recipe.model.suffix or path is None):
+                    return wanted
+        return path
+
+    def follows_store(self, product: str) -> bool:
+        """Tell whether a promotion reaches the running line: the configuration names the product and no file."""
+        models = [self.config.inspection.model, *(recipe.model for recipe in self.config.recipes.values())]
+        return any(str(model) == product for model in models)
+
+    def base_data(self, product: str) -> Path | None:
+        """Return the folder the product was first trained on, where the configuration names one."""
+        base = self.config.review.base_data
+        if base is None:
+            return None
+        own = base / product
+        return own if (own / "good").is_dir() else base if (base / "good").is_dir() else None
+
+    def defect_types(self, product: str) -> list[str]:
+        """Return the defect types to choose from: those in use, those of the model, those of the base data."""
+        found = list(self.labels.defect_types(product))
+        path = self.model_path(product)
+        if path is not None:
+            with suppress(BundleError):
+                found += load_manifest(path).defect_types
+        base = self.base_data(product)
+        if base is not None and (base / "defect").is_dir():
+            found += sorted(folder.name for folder in (base / "defect").iterdir() if folder.is_dir())
+        return list(dict.fromkeys(found))
+
+    # ---- the queue
+
+    def next_parts(self, product: str, person: Person, *, shown: list[str]) -> list[tuple[Part, str]]:
+        """Return the next parts to label and why each is asked for, the first to be shown now.
+
+        Some are checks that look like any other: parts another person labelled, and blind repeats.
+        """
+        now = time.monotonic()
+        self._held = {image: held for image, held in self._held.items() if now - held[1] < HELD_S}
+        others = [image for image, (name, _) in self._held.items() if name != person.name]
+        parts = [
+            (part, FIRST) for part in self.labels.waiting(product, limit=AHEAD, without=[*others, *shown])
+        ]
+        review = self.config.review
+        draw = random.random()
+        check: tuple[Part, str] | None = None
+        if draw < review.blind_repeat_share:
+            part = self.labels.to_repeat(product, person.name)
+            check = (part, BLIND) if part is not None else None
+        elif draw < review.blind_repeat_share + review.second_reader_share:
+            part = self.labels.to_second(product, person.name)
+            check = (part, SECOND) if part is not None else None
+        if parts and check is not None and check[0].image not in shown:
+            parts.insert(min(1, len(parts)), check)
+        for part, _ in parts[:2]:
+            self._held[part.image] = (person.name, now)
+        return parts

@@ -1,0 +1,169 @@
+"""Trains a candidate and compares it with the model that judges now: a process of its own, behind everything else.
+
+Started by the page as ``python -m lineward.daemon.web.training_job ORDER.json``. It tells its progress as lines of JSON
+on stdout and ends when its stdin is closed: a page that is gone wants no training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lineward.models.verdict import Verdict
+
+THREADS = 1
+"""The line has the other cores; together with the lowest priority its p99 stays as it was."""
+
+TELL_S = 0.3
+
+
+def main() -> None:
+    """Carry out one order."""
+    step_back()
+    threading.Thread(target=_end_with_the_page, daemon=True).start()
+    order = json.loads(Path(sys.argv[1]).read_bytes())
+    try:
+        result = carry_out(order, _Teller())
+    except Exception as error:  # noqa: BLE001 - whatever it is, the person who asked must read it
+        _say({"error": str(error) or type(error).__name__})
+        sys.exit(1)
+    _say({"result": result})
+
+
+def step_back() -> None:
+    """Let everything else on this machine go first: processor and, where `ionice` made it so, disk."""
+    with suppress(OSError):
+        os.nice(19)
+    with suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def carry_out(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """Train, unless the candidate is there already, and compare.
+
+    Parameters
+    ----------
+    order
+        ``data``, ``out``, ``product``, ``old``, ``cache``, ``base`` (whether to start from the old model's pictures),
+        and ``holdout``, ``never_again``, ``shift``: lists of ``{"image", "file", "label"}``.
+    tell
+        Called with stage, done and total.
+    """
+    from lineward.models.bundle import load_manifest  # noqa: PLC0415
+    from lineward.models.quick import train_quick  # noqa: PLC0415
+
+    out = Path(order["out"])
+    old = Path(order["old"]) if order.get("old") else None
+    if not out.exists():
+        spec = load_manifest(old).input if old is not None else None
+        train_quick(
+            Path(order["data"]),
+            out,
+            product=order["product"],
+            cache_dir=Path(order["cache"]),
+            progress=tell,
+            height=spec.height if spec else None,
+            width=spec.width if spec else None,
+            roi=spec.roi if spec else None,
+            threads=THREADS,
+            base=old if order.get("base") else None,
+        )
+    return compare(old, out, order, tell)
+
+
+def compare(
+    old: Path | None, new: Path, order: dict[str, Any], tell: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    """Judge the same pictures with both models and say where they differ."""
+    from lineward.models.bundle import load_bundle  # noqa: PLC0415
+
+    sets: dict[str, list[dict[str, Any]]] = {name: order[name] for name in ("holdout", "never_again", "shift")}
+    files = list(dict.fromkeys(entry["file"] for entries in sets.values() for entry in entries))
+    done, total = 0, len(files) * (2 if old else 1)
+    verdicts: dict[str, dict[str, dict[str, Any]]] = {"old": {}, "new": {}}
+    for side, path in (("old", old), ("new", new)):
+        if path is not None:
+            verdicts[side] = _judge(path, files, lambda count, done=done: tell("compare", done + count, total))  # type: ignore[misc]
+            done += len(files)
+    bundle = load_bundle(new)
+    manifest = bundle.manifest
+    return {
+        "product": manifest.product,
+        "old": load_bundle(old).manifest.version if old else None,
+        "new": manifest.version,
+        "sha256": bundle.sha256,
+        "n_good": manifest.data.n_good,
+        "n_defect": manifest.data.n_defect,
+        "sentences": manifest.holdout.sentences(),
+        "promise": manifest.risk.text,
+        "warnings": list(manifest.data.warnings),
+        "not_promotable": manifest.not_promotable,
+        **{name: [_pair(entry, verdicts) for entry in entries] for name, entries in sets.items()},
+    }
+
+
+def _judge(model: Path, files: Sequence[str], tell: Callable[[int], None]) -> dict[str, dict[str, Any]]:
+    from lineward.images import ImageFileError, read_image  # noqa: PLC0415
+    from lineward.models.session import Session  # noqa: PLC0415
+
+    session = Session(model, intra_op_threads=THREADS)
+    found: dict[str, dict[str, Any]] = {}
+    for count, file in enumerate(files, 1):
+        with suppress(ImageFileError):  # deleted by the quota meanwhile: both models do without it
+            found[file] = _words(session.judge(read_image(Path(file))))
+        tell(count)
+    return found
+
+
+def _words(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "verdict": str(verdict.decision),
+        "defect_probability": round(verdict.defect_probability, 4),
+        "anomaly": round(verdict.anomaly, 4),
+        "defect_type": verdict.defect_type,
+    }
+
+
+def _pair(entry: dict[str, Any], verdicts: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    file = entry["file"]
+    return {
+        "image": entry["image"],
+        "label": entry["label"],
+        "old": verdicts["old"].get(file),
+        "new": verdicts["new"].get(file),
+    }
+
+
+class _Teller:
+    """Says how far it is, a few times a second."""
+
+    def __init__(self) -> None:
+        self._said = ("", 0.0)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage != self._said[0] or done == total or monotonic() - self._said[1] > TELL_S:
+            self._said = (stage, monotonic())
+            _say({"stage": stage, "done": done, "of": total})
+
+
+def _say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def _end_with_the_page() -> None:
+    sys.stdin.buffer.read()
+    os._exit(3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Frames that a camera process has put into shared memory and nobody has judged yet, in the order they came."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lineward.drivers.camera import Cause, Frame, NoFrame
+from lineward.drivers.ring import Ring, RingShape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Place = tuple[int, int]
+    """A slot, and the generation of the ring it is in."""
+
+MAX_WAITING = 4
+"""Frames that may wait for inspection; beyond, the oldest is given up and counted as `Cause.OVERRUN`."""
+
+
+class Inbox:
+    """Holds the rings and what waits in them; at most one frame is held by the caller.
+
+    Parameters
+    ----------
+    release
+        Gives a place back to the camera process.
+    """
+
+    def __init__(self, release: Callable[[int, int], None]) -> None:
+        self._release = release
+        self._rings: dict[int, Ring] = {}
+        self._frames: deque[tuple[Place, Frame]] = deque()
+        self._notices: deque[NoFrame] = deque()
+        self._held: Place | None = None
+        self._given_up: Counter[Cause] = Counter()  # lost since the last delivered frame
+        self.lost: Counter[Cause] = Counter()
+        """Frames given up here since the camera was opened, by cause."""
+
+    def use_ring(self, fd: int, generation: int, slots: int, slot_bytes: int) -> None:
+        """Take a new ring; frames in the old one stay valid."""
+        for old in self._rings.values():
+            old.close()
+        self._rings = {generation: Ring(fd, RingShape(slots, slot_bytes), writable=False)}
+
+    def put(self, place: Place, shape: tuple[int, ...], fields: tuple[Any, ...], *, bounded: bool) -> None:
+        """Take a frame as it was announced; ``bounded`` unless it is a replay's, which waits for room."""
+        slot, generation = place
+        self._frames.append((place, Frame(self._rings[generation].view(slot, shape), *fields)))
+        while bounded and len(self._frames) > MAX_WAITING:
+            oldest, frame = self._frames.popleft()
+            self._given_up.update(frame.missing)
+            self.lose(Cause.OVERRUN)
+            self._release(*oldest)
+
+    def lose(self, cause: Cause) -> None:
+        """Count a frame that is given up on this side; the next one that is delivered tells it."""
+        self.lost[cause] += 1
+        self._given_up[cause] += 1
+
+    def note(self, notice: NoFrame) -> None:
+        """Take the news that a frame will not come; it is told after the frames that came before."""
+        self._notices.append(notice)
+
+    def take(self) -> Frame | NoFrame | None:
+        """Return the oldest frame, which the caller holds from now on, or a notice, or None."""
+        if not self._frames:
+            return self._notices.popleft() if self._notices else None
+        self._held, frame = self._frames.popleft()
+        if not self._given_up:
+            return frame
+        self._given_up.update(frame.missing)
+        missing, self._given_up = dict(self._given_up), Counter()
+        return replace(frame, missing=missing)
+
+    def release_held(self) -> None:
+        """Give back the frame that the caller held."""
+        if self._held is not None:
+            place, self._held = self._held, None
+            self._release(*place)
+
+    def forget(self) -> int:
+        """Drop all that waits and return how many frames that were; what was lost before them is told all the same."""
+        count = len(self._frames)
+        while self._frames:
+            place, frame = self._frames.popleft()
+            self._given_up.update(frame.missing)
+            self._release(*place)
+        self._notices.clear()
+        self.release_held()
+        return count
+
+    def close(self) -> None:
+        """Drop all, the memory too, once nobody looks at it any more."""
+        self.forget()
+        for ring in self._rings.values():
+            ring.close()
+        self._rings.clear()
+        self._given_up, self.lost = Counter(), Counter()

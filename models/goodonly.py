@@ -1,0 +1,129 @@
+"""Training without any defect: what is unusual goes to review, what is far outside fails, and no more is promised."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import logit
+from sklearn.model_selection import GroupKFold
+
+from lineward.models.anomaly import fit_anomaly
+from lineward.models.calibrate import Platt, fit_ranks
+from lineward.models.fit import Blend, Crossfit, QuickModel
+from lineward.models.heads import fit_scaler, fit_subspace
+from lineward.models.metrics import rate
+from lineward.models.patches import fit_patch_distance
+from lineward.models.records import Promise, Risk
+from lineward.models.verdict import Thresholds, decide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from lineward.models.dataset import Item
+    from lineward.models.features import FeatureStore
+
+FAIL_PROBABILITY, MIDDLE_PROBABILITY = 0.5, 0.02
+"""What is stated where a part fails, and for the middle of the good ones; a ramp lies between. Not calibrated."""
+
+
+def fit_good_only(
+    store: FeatureStore,
+    items: Sequence[Item],
+    pooled: NDArray[np.float32],
+    groups: NDArray[np.int64],
+    *,
+    risk: Risk,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> QuickModel:
+    """Fit on good images; thresholds come from the scores of good parts by models that did not see them.
+
+    A part fails that lies further out than the furthest good one by half the distance between it and the median.
+    A part goes to review that is more unusual than ``1 - max_unlike_training`` of the good ones.
+    """
+    number = max(2, min(5, len(set(groups.tolist()))))
+    folds = np.zeros(len(groups), np.int64)
+    splits = GroupKFold(number, shuffle=True, random_state=seed).split(pooled, groups=groups)
+    for fold, (_, held) in enumerate(splits):
+        folds[held] = fold
+    distances = np.empty(len(pooled))
+    for fold in range(number):
+        inside = folds != fold
+        scaler = fit_scaler(pooled[inside])
+        space = fit_subspace(scaler(pooled[inside]), seed)
+        model = fit_anomaly(space(scaler(pooled[inside])))
+        distances[~inside] = model(space(scaler(pooled[~inside])))
+        progress(fold + 1, number + 1)
+    patches = fit_patch_distance(store, [item.source for item in items], folds)
+    scores = {"anomaly": np.log1p(distances), "patch": patches.scores}
+    centres = {name: float(np.median(part)) for name, part in scores.items()}
+    blend = Blend(centres, {name: float(part.std()) or 1.0 for name, part in scores.items()})
+    blended = blend(scores)
+    probabilities = np.empty(len(pooled))
+    anomalies = np.empty(len(pooled))
+    decisions = [decide(0.0, 0.0, Thresholds(0.5, 0.5, 0.99))[0]] * len(pooled)
+    for fold in range(number):
+        inside, outside = folds != fold, np.flatnonzero(folds == fold)
+        ramp, bands = _bands(blended[inside], risk)
+        ranks = fit_ranks(distances[inside])
+        probabilities[outside], anomalies[outside] = ramp(blended[outside]), ranks(distances[outside])
+        for index in outside.tolist():
+            decisions[index] = decide(float(probabilities[index]), float(anomalies[index]), bands)[0]
+    ramp, bands = _bands(blended, risk)
+    scaler = fit_scaler(pooled)
+    scaled = scaler(pooled)
+    space = fit_subspace(scaled, seed)
+    progress(number + 1, number + 1)
+    return QuickModel(
+        scaler=scaler,
+        space=space,
+        heads={},
+        blend=blend,
+        head_name="good-only",
+        candidates={},
+        platt=ramp,
+        anomaly=fit_anomaly(space(scaled)),
+        ranks=fit_ranks(distances),
+        patches=patches.model,
+        locals={},
+        types=None,
+        thresholds=bands,
+        promise=_promise(ramp(blended), bands, risk),
+        folds=number,
+        ece=0.0,
+        crossfit=Crossfit(probabilities, anomalies, tuple(decisions)),
+        out_of_fold=blended,
+    )
+
+
+def _bands(scores: NDArray[np.float64], risk: Risk) -> tuple[Platt, Thresholds]:
+    middle, most = float(np.median(scores)), float(scores.max())
+    far = most + 0.5 * max(most - middle, 1e-6)
+    slope = float(logit(FAIL_PROBABILITY) - logit(MIDDLE_PROBABILITY)) / (far - middle)
+    ramp = Platt(slope, float(logit(FAIL_PROBABILITY)) - slope * far)
+    unusual = float(np.quantile(scores, 1 - risk.max_unlike_training))
+    return ramp, Thresholds(float(ramp(np.array(unusual))), FAIL_PROBABILITY, 1.0 - risk.max_unlike_training)
+
+
+def _promise(probabilities: NDArray[np.float64], bands: Thresholds, risk: Risk) -> Promise:
+    n = len(probabilities)
+    false_reject = rate(int((probabilities >= bands.fail_from).sum()), n)
+    review = rate(int(((probabilities >= bands.pass_below) & (probabilities < bands.fail_from)).sum()), n)
+    text = (
+        f"trained without any defective part: nothing is known about escapes; what is more unusual than "
+        f"{1 - risk.max_unlike_training:.0%} of the good parts goes to review (good parts sent there: "
+        f"{review.value or 0:.1%}, n={n}), what is far outside fails, and the defect probability is a ramp and not "
+        "calibrated"
+    )
+    return Promise(
+        asked=risk,
+        false_reject=false_reject,
+        escape=rate(0, 0),
+        review_good=review,
+        kept=False,
+        supported=False,
+        text=text,
+    )

@@ -1,0 +1,462 @@
+"""Wrap anybody's ONNX image model into a bundle: declared, checked on pictures, calibrated where labels are given."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import tempfile
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import onnx
+import onnxruntime
+from scipy.special import expit
+from scipy.stats import mannwhitneyu
+
+from lineward import __version__
+from lineward.images import SUFFIXES, read_image
+from lineward.models.backbone import EfficientNetLite0
+from lineward.models.bundle import save_bundle
+from lineward.models.calibrate import Platt, Ranks, choose_thresholds, fit_platt, fit_ranks
+from lineward.models.dataset import grouped_folds, read_dataset, split_holdout
+from lineward.models.duplicates import group_near_duplicates
+from lineward.models.evaluate import milliseconds
+from lineward.models.features import FeatureStore
+from lineward.models.foreign import ForeignModelError, read_foreign
+from lineward.models.metrics import auroc, calibration_error, measure, rate
+from lineward.models.prepare import InputSpec
+from lineward.models.records import (
+    DIGEST_DIGITS,
+    Bands,
+    CalibrationRecord,
+    DataRecord,
+    Manifest,
+    ModelRecord,
+    ParityRecord,
+    Promise,
+    Risk,
+)
+from lineward.models.session import Session
+from lineward.models.verdict import decide
+from lineward.models.wrapping import Calibration, heat_blocks, wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from lineward.models.dataset import Dataset
+    from lineward.models.foreign import Declaration, Foreign
+    from lineward.models.verdict import Verdict
+
+    Progress = Callable[[str, int, int], None]
+
+PARITY_LIMIT = 1e-3
+"""Largest difference of a probability between the original under ONNX Runtime and the bundle."""
+MAX_SAMPLES = 200
+"""Pictures of `--samples` that are judged twice; more would only take time."""
+HOLDOUT_SHARE = 0.3
+UNCALIBRATED = Bands(pass_below=0.1, fail_from=0.9, review_anomaly_from=1.0)
+"""Without labelled images only the clearest scores become a pass or a fail."""
+UNCALIBRATED_REASON = "its confidence was never calibrated, because it was imported without labelled images"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import gave."""
+
+    model: Path
+    sha256: str
+    manifest: Manifest
+    calibrated: bool
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Return what `lineward models import --json` prints."""
+        manifest = self.manifest
+        return {
+            "model": str(self.model),
+            "sha256": self.sha256,
+            "product": manifest.product,
+            "version": manifest.version,
+            "kind": manifest.model.head,
+            "input": {"height": manifest.input.height, "width": manifest.input.width, "colour": manifest.input.colour},
+            "calibrated": self.calibrated,
+            "holdout": manifest.holdout.to_json() if self.calibrated else None,
+            "parity": {
+                "n": manifest.parity.n,
+                "max_abs_diff": manifest.parity.max_abs_diff,
+                "verdicts_equal": manifest.parity.verdicts_equal,
+            },
+            "warnings": list(self.warnings),
+        }
+
+    def sentences(self) -> list[str]:
+        """Say the same to a person, warnings last."""
+        manifest = self.manifest
+        lines = [
+            (
+                f"{self.model}: on {manifest.parity.n} pictures it says what the original says "
+                f"(difference at most {manifest.parity.max_abs_diff:.1g})."
+            )
+        ]
+        if self.calibrated:
+            data, held = manifest.data, manifest.holdout
+            lines.append(
+                f"Calibrated on {data.n_good_train} good and {data.n_defect_train} defective images; tested on "
+                f"{held.n_good} and {held.n_defect} images of other parts."
+            )
+            lines += held.sentences()
+        return lines + [f"Note: {warning}." for warning in self.warnings]
+
+
+def import_model(
+    path: Path,
+    out: Path,
+    declared: Declaration,
+    *,
+    product: str,
+    samples: Path | None = None,
+    data: Path | None = None,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    risk: Risk | None = None,
+    version: str | None = None,
+) -> ImportReport:
+    """Wrap a model and write it as a bundle, whole or not at all.
+
+    Parameters
+    ----------
+    path, declared
+        The ONNX file, and what it does not say.
+    out
+        The bundle file; replaced in one step, after everything else has succeeded.
+    product, version
+        For the manifest; the version is the time if not given.
+    samples
+        A picture, or a folder of pictures, on which the bundle must say what the original says.
+    data
+        Labelled images like those of a training: calibrates the confidence and chooses the thresholds. They should not
+        be those that the model was trained on.
+    cache_dir
+        Where features are kept, which tell images of the same part where ``groups.csv`` does not.
+    progress
+        Called with stage, done and total.
+    seed
+        Decides the splits.
+    risk
+        What the thresholds are asked to keep.
+
+    Raises
+    ------
+    ForeignModelError, DatasetError, ImageFileError, BundleError
+        One line each that names what is wrong and what to do.
+    """
+    report: Progress = progress or (lambda _stage, _done, _total: None)
+    if samples is None and data is None:
+        raise ForeignModelError(f"{path}: pictures to try it on are needed; give --samples DIR, better --data DIR")
+    foreign = read_foreign(path, declared)
+    dataset = None
+    if data is not None:
+        dataset = read_dataset(data, cache_dir=cache_dir, progress=lambda done, of: report("read", done, of))
+    files = [item.source.path for item in dataset.items] if dataset else []
+    pictures = [*files, *(_pictures(samples) if samples else [])]
+    foreign, heard = _hear(foreign, pictures, lambda done: report("original", done, len(pictures)))
+    warnings: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="lineward-import-") as scratch:
+        if dataset is not None:
+            groups = _groups(dataset, cache_dir or Path(scratch), report)
+            fitted = _calibrated(foreign, dataset, groups, heard, risk=risk or Risk(), seed=seed)
+            warnings += dataset.warnings
+            warnings.append(
+                "the figures hold only if the model was not trained on these images, which an import cannot know"
+            )
+        else:
+            fitted = _uncalibrated(foreign, declared, heard)
+            warnings.append(
+                "not calibrated, for want of labelled images: its confidence means nothing yet and most parts will go "
+                "to review; import it again with --data before it judges"
+            )
+        graph = wrap(foreign, fitted.calibration)
+        draft = _manifest(foreign, fitted, dataset, product=product, version=version, warnings=tuple(warnings))
+        trial = Path(scratch) / "trial.lward"
+        save_bundle(trial, graph, draft)
+        session = Session(trial)
+        verdicts: list[Verdict] = []
+        for done, file in enumerate(pictures, 1):
+            verdicts.append(session.judge(read_image(file)))
+            report("check", done, len(pictures))
+    parity = _compare(fitted.calibration, heard, verdicts)
+    if not parity.verdicts_equal or parity.max_abs_diff > PARITY_LIMIT:
+        raise ForeignModelError(
+            f"{path}: not written: wrapped it differs from the original on {parity.n} pictures (probabilities by up "
+            f"to {parity.max_abs_diff:.2g}); please report this with the model"
+        )
+    update: dict[str, object] = {"parity": parity}
+    if dataset is not None and fitted.held is not None:
+        shown = [verdicts[index] for index in fitted.held]
+        update["holdout"] = measure(
+            dataset.labels[fitted.held],
+            np.array([verdict.defect_probability for verdict in shown]),
+            [verdict.decision for verdict in shown],
+            float(np.mean([milliseconds(verdict) for verdict in shown])),
+        )
+        if not draft.risk.supported:
+            warnings.append(draft.risk.text)
+    manifest = draft.model_copy(update=update)
+    sha256 = save_bundle(out, graph, manifest)
+    return ImportReport(out, sha256, manifest, dataset is not None, tuple(warnings))
+
+
+def _pictures(samples: Path) -> list[Path]:
+    if samples.is_file():
+        return [samples]
+    found = sorted(path for path in samples.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise ForeignModelError(f"{samples}: no images there; give a folder with pictures of the product")
+    step = ceil(len(found) / MAX_SAMPLES)
+    return found[::step]
+
+
+def _groups(dataset: Dataset, cache: Path, report: Progress) -> NDArray[np.int64]:
+    if dataset.groups_known:
+        return dataset.groups
+    spec = InputSpec(height=320, width=320, channels=1 if dataset.mono else 3, colour="mono" if dataset.mono else "rgb")
+    store = FeatureStore(EfficientNetLite0(), spec, cache)
+    pooled = store.extract(dataset.sources, progress=lambda done, of: report("likeness", done, of))
+    return group_near_duplicates(pooled, dataset.groups, dataset.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What the original said: ``scores``, and of its maps ``peaks`` and ``middles`` ``(n,)``, and ``blocks``."""
+
+    scores: NDArray[np.float64]
+    peaks: NDArray[np.float64]
+    middles: NDArray[np.float64]
+    blocks: list[NDArray[np.float64] | None]
+
+
+def _hear(foreign: Foreign, pictures: Sequence[Path], progress: Callable[[int], None]) -> tuple[Foreign, _Heard]:
+    """Judge pictures with the original; of its maps only what is compared later is kept."""
+    rows: list[tuple[float, float, float]] = []
+    blocks: list[NDArray[np.float64] | None] = []
+    for done, file in enumerate(pictures, 1):
+        score, _, anomaly_map = foreign.run(read_image(file), str(file))
+        peak = middle = 0.0
+        if anomaly_map is not None:
+            foreign = replace(foreign, map_size=(anomaly_map.shape[0], anomaly_map.shape[1]))
+            peak, middle = float(anomaly_map.max()), float(np.median(anomaly_map))
+        rows.append((score, peak, middle))
+        blocks.append(None if anomaly_map is None else _block_maxima(foreign, anomaly_map))
+        progress(done)
+    scores, peaks, middles = np.array(rows, np.float64).T
+    return foreign, _Heard(scores, peaks, middles, blocks)
+
+
+def _block_maxima(foreign: Foreign, anomaly_map: NDArray[np.float64]) -> NDArray[np.float64]:
+    side, rows, columns = heat_blocks(foreign)
+    whole = np.full((rows * side, columns * side), -np.inf)
+    whole[: anomaly_map.shape[0], : anomaly_map.shape[1]] = anomaly_map
+    return np.asarray(whole.reshape(rows, side, columns, side).max(axis=(1, 3)), np.float64)
+
+
+# ---- calibration
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    calibration: Calibration
+    record: CalibrationRecord
+    promise: Promise
+    train: NDArray[np.int64] | None = None
+    held: NDArray[np.int64] | None = None
+    groups: int = 0
+
+
+def _calibrated(
+    foreign: Foreign,
+    dataset: Dataset,
+    groups: NDArray[np.int64],
+    heard: _Heard,
+    *,
+    risk: Risk,
+    seed: int,
+) -> _Fitted:
+    """Fit calibration and thresholds on one side of a split by parts; the other side gives the figures."""
+    labels = dataset.labels
+    n = len(labels)
+    scores, peaks, middles = heard.scores[:n], heard.peaks[:n], heard.middles[:n]
+    _refuse_reversed(foreign, labels, scores)
+    train, held = split_holdout(labels, groups, HOLDOUT_SHARE, seed)
+    marks, values = labels[train], scores[train]
+    folds = grouped_folds(marks, groups[train], seed)
+    probabilities = np.empty(len(train))
+    for fold in range(int(folds.max()) + 1):
+        inside = folds != fold
+        probabilities[~inside] = fit_platt(values[inside], marks[inside])(values[~inside])
+    thresholds, promise = choose_thresholds(probabilities, marks, risk)
+    good = ~marks
+    is_anomaly = foreign.kind == "anomaly"
+    calibration = Calibration(
+        platt=fit_platt(values, marks),
+        ranks=fit_ranks(values[good]) if is_anomaly else None,
+        **_heat(peaks[train][good], middles[train][good]),
+        bands=Bands(
+            pass_below=thresholds.pass_below,
+            fail_from=thresholds.fail_from,
+            review_anomaly_from=thresholds.review_anomaly_from if is_anomaly else 1.0,
+        ),
+    )
+    record = CalibrationRecord(
+        n=len(train),
+        folds=int(folds.max()) + 1,
+        defect_share=float(marks.mean()),
+        ece=calibration_error(marks, probabilities),
+    )
+    return _Fitted(calibration, record, promise, train, held, len(set(groups.tolist())))
+
+
+def _refuse_reversed(foreign: Foreign, labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> None:
+    if np.ptp(scores) == 0:
+        raise ForeignModelError(
+            f"{foreign.path}: gives {scores[0]:.3g} for every image of --data; --scaling, --colour or --layout is not "
+            "what it was trained with"
+        )
+    area = auroc(labels, scores)
+    if area < 0.5 and mannwhitneyu(scores[labels], scores[~labels], alternative="less").pvalue < 0.01:
+        what = "the score may be higher for better parts" if foreign.kind == "anomaly" else "check --classes and --good"
+        raise ForeignModelError(
+            f"{foreign.path}: puts good images above defective ones (AUROC {area:.2f} over {len(labels)} images); "
+            f"{what}, or the scaling is not the one it was trained with"
+        )
+
+
+def _uncalibrated(foreign: Foreign, declared: Declaration, heard: _Heard) -> _Fitted:
+    slope, offset, ranks = 1.0, 0.0, None
+    if foreign.kind == "anomaly":
+        if declared.threshold is None:
+            raise ForeignModelError(
+                f"{foreign.path}: from which score on is a part defective? give its maker's limit with --threshold, "
+                "better labelled images with --data"
+            )
+        width = float(heard.scores.std()) or abs(declared.threshold) / 4 or 1.0
+        slope, offset = 1 / width, -declared.threshold / width
+        ranks = Ranks(np.array([declared.threshold - width, declared.threshold + width]), np.array([0.0, 1.0]))
+    calibration = Calibration(
+        platt=Platt(slope, offset), ranks=ranks, **_heat(heard.peaks, heard.middles), bands=UNCALIBRATED
+    )
+    none = rate(0, 0)
+    promise = Promise(
+        asked=Risk(),
+        false_reject=none,
+        escape=none,
+        review_good=none,
+        kept=False,
+        supported=False,
+        text="nothing is promised: imported without labelled images",
+    )
+    return _Fitted(calibration, CalibrationRecord(n=0, folds=0, defect_share=0.0, ece=0.0), promise)
+
+
+def _heat(peaks: NDArray[np.float64], middles: NDArray[np.float64]) -> dict[str, float]:
+    """Place the heat-map at 0.5 where one good image in 20 gets to."""
+    centre = float(np.quantile(peaks, 0.95))
+    width = (centre - float(np.median(middles))) / 4
+    return {"heat_centre": centre, "heat_width": max(width, 1e-6 * abs(centre), 1e-9)}
+
+
+# ---- parity and manifest
+
+
+def _compare(
+    calibration: Calibration,
+    heard: _Heard,
+    verdicts: Sequence[Verdict],
+) -> ParityRecord:
+    """Compare the bundle with the original run by ONNX Runtime and calibrated in numpy, picture by picture."""
+    bands = calibration.bands.thresholds()
+    probabilities = calibration.platt(heard.scores)
+    anomalies = calibration.ranks(heard.scores) if calibration.ranks else np.zeros(len(heard.scores))
+    worst, equal = 0.0, True
+    for blocks, probability, anomaly, verdict in zip(heard.blocks, probabilities, anomalies, verdicts, strict=True):
+        worst = max(worst, abs(verdict.defect_probability - probability), abs(verdict.anomaly - anomaly))
+        equal &= decide(float(probability), float(anomaly), bands)[0] is verdict.decision
+        if blocks is not None and verdict.heatmap is not None:
+            heat = expit((blocks - calibration.heat_centre) / calibration.heat_width)
+            worst = max(worst, float(np.abs(heat - verdict.heatmap).max()))
+    return ParityRecord(n=len(verdicts), max_abs_diff=float(worst), verdicts_equal=bool(equal))
+
+
+def _tier() -> Literal["quick", "full"]:
+    """Return "imported" as soon as the manifest has a word for it."""
+    words = get_args(Manifest.model_fields["tier"].annotation)
+    return "imported" if "imported" in words else "quick"  # type: ignore[return-value]
+
+
+def _manifest(
+    foreign: Foreign,
+    fitted: _Fitted,
+    dataset: Dataset | None,
+    *,
+    product: str,
+    version: str | None,
+    warnings: tuple[str, ...],
+) -> Manifest:
+    created = datetime.now(UTC)
+    labels = dataset.labels if dataset else np.zeros(0, bool)
+    train = labels[fitted.train] if fitted.train is not None else labels
+    nothing = measure(np.zeros(0, bool), np.zeros(0), [], 0.0)
+    return Manifest(
+        product=product,
+        version=version or created.strftime("%Y%m%d-%H%M%S"),
+        created=created.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        tier=_tier(),
+        input=foreign.spec,
+        thresholds=fitted.calibration.bands,
+        risk=fitted.promise,
+        calibration=fitted.record,
+        defect_types=foreign.defect_types,
+        data=DataRecord(
+            digest=dataset.digest if dataset else "",
+            n_good=int((~labels).sum()),
+            n_defect=int(labels.sum()),
+            n_good_train=int((~train).sum()),
+            n_defect_train=int(train.sum()),
+            defect_types=dict(sorted(dataset.defect_types.items())) if dataset else {},
+            groups=fitted.groups,
+            groups_known=dataset.groups_known if dataset else False,
+            warnings=warnings,
+            trained_on=tuple(dataset.items[index].source.digest[:DIGEST_DIGITS] for index in fitted.train)
+            if dataset is not None and fitted.train is not None
+            else (),
+        ),
+        model=ModelRecord(
+            backbone=f"imported: {foreign.path.name}",
+            backbone_digest=_digest(foreign.path),
+            head=foreign.kind,
+            candidates={},
+            heatmap="anomaly" if foreign.anomaly_map else "evidence",
+        ),
+        holdout=nothing,
+        parity=ParityRecord(n=0, max_abs_diff=0.0, verdicts_equal=False),
+        promotable=dataset is not None,
+        not_promotable="" if dataset is not None else UNCALIBRATED_REASON,
+        tools={
+            "lineward": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "producer": f"{foreign.model.producer_name} {foreign.model.producer_version}".strip() or "unknown",
+        },
+    )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

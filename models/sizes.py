@@ -1,0 +1,83 @@
+"""Which input size: from the size of the images, and from what each candidate reaches on inner grouped folds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineward.images import read_image
+from lineward.models.dataset import grouped_folds
+from lineward.models.heads import fit_kernel, fit_scaler, fit_subspace
+from lineward.models.metrics import auroc, detection_at
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from lineward.models.features import Source
+
+SAMPLE = 32
+"""Images whose size is looked at."""
+STEP = 32
+"""Sizes are multiples of the coarsest stride."""
+LARGE_PX, HUGE_PX = 600, 1000
+"""Long side of an image from which an input of 512, and one of 640, is tried."""
+NEARLY_SQUARE = 1.4
+"""Up to this aspect the input is square."""
+MARGIN = 0.01
+"""A larger input must be better by this much: it costs time on every part."""
+WORKING_POINTS = (0.01, 0.02, 0.05)
+
+Size = tuple[int, int]
+
+
+def candidate_sizes(sources: Sequence[Source], roi: tuple[float, float, float, float] | None) -> list[Size]:
+    """Return heights and widths worth trying, smallest first; long images keep their aspect."""
+    step = max(len(sources) // SAMPLE, 1)
+    shapes = np.array([read_image(source.path).shape[:2] for source in sources[::step]], float)
+    if roi:
+        shapes *= (roi[3], roi[2])
+    height, width = np.median(shapes, axis=0)
+    sides = [224, 320]
+    if max(height, width) >= LARGE_PX:
+        sides = [320, 512]
+    if max(height, width) >= HUGE_PX:
+        sides = [320, 512, 640]
+    aspect = float(np.median(shapes[:, 1] / shapes[:, 0]))
+    if 1 / NEARLY_SQUARE <= aspect <= NEARLY_SQUARE:
+        aspect = 1.0
+    aspect = min(max(aspect, 0.25), 4.0)
+    return [(_multiple(side / aspect**0.5), _multiple(side * aspect**0.5)) for side in sides]
+
+
+def _multiple(pixels: float) -> int:
+    return max(round(pixels / STEP), 2) * STEP
+
+
+def choose_size(
+    pooled: Mapping[Size, NDArray[np.float32]], labels: NDArray[np.bool_], groups: NDArray[np.int64], seed: int
+) -> tuple[Size, dict[Size, float]]:
+    """Compare sizes by a kernel head on inner grouped folds; returns the choice and each one's figure.
+
+    The figure is AUROC plus mean detection at three shares of false rejects.
+    """
+    folds = grouped_folds(labels, groups, seed)
+    figures: dict[Size, float] = {}
+    best: Size | None = None
+    for size, features in pooled.items():
+        scores = np.empty(len(labels))
+        for fold in range(int(folds.max()) + 1):
+            inside = folds != fold
+            scaler = fit_scaler(features[inside])
+            scaled = scaler(features[inside])
+            space = fit_subspace(scaled, seed)
+            head = fit_kernel(space, scaled, labels[inside], seed)
+            scores[~inside] = head.score(space, scaler(features[~inside]))
+        detection = float(np.mean([detection_at(labels, scores, point) for point in WORKING_POINTS]))
+        figures[size] = auroc(labels, scores) + detection
+        if best is None or figures[size] > figures[best] + MARGIN:
+            best = size
+    assert best is not None
+    return best, figures

@@ -1,0 +1,250 @@
+"""Brokers that misbehave: silent, narrow, killed, or shared with a stranger who has our name."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.broker import DURABLE, Mosquitto, Subscriber, needs_mosquitto, wait_until
+from tests.daemon.results import make
+
+from lineward.daemon.health import Alarms
+from lineward.daemon.ledger import Ledger
+from lineward.daemon.publish import Endpoint, Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from lineward.daemon.result import Result
+
+BASE = "lineward/plant/line1/cam1"
+CONNACK = {"3.1.1": bytes([0x20, 2, 0, 0]), "5": bytes([0x20, 3, 0, 0, 0])}
+DYNAMIC_SECURITY = "/usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "storage")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def start(ledger: Ledger) -> Iterator[Callable[..., Publisher]]:
+    started: list[Publisher] = []
+
+    def start(port: int, *, protocol: str = "5", wait: bool = True, **options: Any) -> Publisher:
+        endpoint = Endpoint("127.0.0.1", port, "cam1", protocol=protocol)
+        publisher = Publisher(endpoint, BASE, deadline_ms=500, ledger=options.pop("ledger", ledger), **options)
+        started.append(publisher.start())
+        assert not wait or publisher.wait_connected(5), publisher.trouble
+        return publisher
+
+    yield start
+    for publisher in started:
+        publisher.close()
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    started: list[Mosquitto] = []
+
+    def mosquitto(*lines: str) -> Mosquitto:
+        started.append(Mosquitto(tmp_path, *(lines or ("allow_anonymous true", "max_queued_messages 0"))))
+        return started[-1]
+
+    yield mosquitto
+    for broker in started:
+        broker.stop()
+
+
+def send(ledger: Ledger, publisher: Publisher, count: int = 1, **changes: Any) -> list[Result]:
+    return [publisher.publish(ledger.record(make(part_id=f"P{i}", **changes))) for i in range(count)]
+
+
+class Mute:
+    """Takes connections, answers CONNECT when it is told how, and says nothing ever after."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        self._answer = answer
+        self._taken: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._server.accept()
+                self._taken.append(connection)
+                connection.sendall(self._answer)
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join(5)
+        for connection in self._taken:
+            connection.close()
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_a_broker_that_acknowledges_nothing_is_noticed(start: Any, ledger: Ledger, protocol: str) -> None:
+    """A broker that accepts us and then says nothing is trouble within seconds; nothing leaves the outbox."""
+    mute = Mute(CONNACK[protocol])
+    publisher = start(mute.port, protocol=protocol)
+    send(ledger, publisher, 100)
+    wait_until(lambda: "acknowledges nothing" in publisher.trouble, 8)
+    began = time.monotonic()
+    send(ledger, publisher, 100)
+    assert publisher.close(0) == 200
+    assert time.monotonic() - began < 3
+    mute.close()
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_a_broker_that_ignores_a_subscription_is_noticed(start: Any, protocol: str) -> None:
+    """Without an answer to our subscription we are not `online`: a PLC would command into the void."""
+    mute = Mute(CONNACK[protocol])
+    publisher = start(mute.port, protocol=protocol, wait=False, on_command=lambda *_: None)
+    wait_until(lambda: "says nothing to a subscription" in publisher.trouble, 8)
+    assert not publisher.connected
+    publisher.close()
+    mute.close()
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+def test_a_narrow_broker_gets_everything(mosquitto: Any, start: Any, ledger: Ledger, window: int) -> None:
+    """However few messages a broker takes at a time, old results and fresh answers arrive, and nobody is thrown out."""
+    for _ in range(300):
+        ledger.record(make(deadline_unix_ns=1))
+    broker = mosquitto(
+        *("allow_anonymous true", "set_tcp_nodelay true", "max_queued_messages 0", f"max_inflight_messages {window}")
+    )
+    hear = Subscriber(broker.port, BASE)
+    publisher = start(broker.port, stats=lambda: {"x": 1})
+    publisher.set_state({"state": "ready"})
+    publisher.set_alarms({"disk": {"raised": True}})
+    fresh = []
+    for _ in range(50):
+        fresh += send(ledger, publisher)
+        time.sleep(0.01)
+    wait_until(lambda: ledger.outbox_size == 0, 20)
+    wait_until(lambda: len(hear.on("result")) == 350)
+    assert hear.seqs() == list(range(1, 351))
+    assert hear.seqs("result/plc") == [result.seq for result in fresh]
+    assert publisher.counters()["reconnects"] == 0
+    publisher.close()
+    hear.close()
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("gently", [True, False], ids=["restart", "kill"])
+def test_restarts_of_a_broker_lose_nothing(mosquitto: Any, start: Any, ledger: Ledger, *, gently: bool) -> None:
+    """Through restarts in the middle of a stream every number arrives, and `result/plc` never goes back.
+
+    A broker that is killed may take with it what it had acknowledged and not passed on yet, no more than its window.
+    """
+    broker = mosquitto("allow_anonymous true", "max_queued_messages 0", *([DURABLE] if gently else []))
+    publisher = start(broker.port)
+    ears = [Subscriber(broker.port, BASE, session="listener" if gently else "")]
+    for _ in range(3):
+        assert publisher.wait_connected(15)
+        for _ in range(100):
+            send(ledger, publisher)
+            time.sleep(0.003)
+        broker.stop(gently=gently)
+        send(ledger, publisher, 20)
+        broker.start()
+        if not gently:
+            ears.append(Subscriber(broker.port, BASE))
+    wait_until(lambda: ledger.outbox_size == 0, 15)
+    wait_until(lambda: 360 in ears[-1].seqs(), 15)
+    heard = {seq for ear in ears for seq in ear.seqs()}
+    for ear in ears:
+        plc = ear.seqs("result/plc")
+        assert plc == sorted(set(plc))
+        ear.close()
+    missing = set(range(1, 361)) - heard
+    assert len(missing) <= (0 if gently else 3 * 20), missing
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_a_take_over_becomes_an_alarm_that_the_line_can_read(
+    mosquitto: Any, tmp_path: Path, start: Any, ledger: Ledger, protocol: str
+) -> None:
+    """Whoever watches `trouble` can raise an alarm that names our client id, and it is published between two fights."""
+    broker = mosquitto()
+    hear = Subscriber(broker.port, BASE)
+    ours = start(broker.port, protocol=protocol)
+    alarms = Alarms(ours.set_alarms)
+    other = Ledger(tmp_path / "other")
+    theirs = start(broker.port, protocol=protocol, ledger=other)
+
+    def alarmed() -> bool:
+        alarms.set("broker", ours.trouble)
+        return any("client id 'cam1'" in heard.json["broker"]["text"] for heard in hear.on("alarm"))
+
+    wait_until(alarmed, 30)
+    theirs.close()
+    wait_until(lambda: ours.connected, 15)
+    assert "give every station an id of its own" in ours.trouble  # still told for a while
+    send(ledger, ours, 10)
+    wait_until(lambda: ledger.outbox_size == 0)
+    hear.close()
+    other.close()
+
+
+@needs_mosquitto
+def test_lateness_does_not_look_at_the_wall_clock(mosquitto: Any, start: Any, ledger: Ledger) -> None:
+    """With a clock that was set by an hour, either way: in time is in time, and what an outage delayed is late.
+
+    The clock shows in what results say about themselves: an hour ahead before it is set back, an hour behind before
+    it is set forward.
+    """
+    hour = 3600 * 10**9
+    for shift in (-hour, hour):  # of an earlier process
+        now = time.time_ns() + shift
+        ledger.record(make(trigger_unix_ns=now, deadline_unix_ns=now + 500_000_000))
+    broker = mosquitto()
+    hear = Subscriber(broker.port, BASE)
+    publisher = start(broker.port)
+    for shift in (-hour, hour):
+        now = time.time_ns() + shift
+        send(
+            ledger, publisher, 300, trigger_unix_ns=now, deadline_unix_ns=now + 60_000_000_000
+        )  # past the queue of 256
+    wait_until(lambda: len(hear.on("result")) == 602)
+    assert [heard.json["late"] for heard in hear.on("result")] == [True] * 2 + [False] * 600
+    broker.stop()
+    wait_until(lambda: not publisher.connected)
+    for shift in (-hour, hour):
+        now = time.time_ns() + shift
+        send(ledger, publisher, 1, trigger_unix_ns=now, deadline_unix_ns=now + 60_000_000_000)
+    hear.heard.clear()
+    broker.start()
+    second = Subscriber(broker.port, BASE)
+    wait_until(lambda: len(second.on("result")) == 2, 15)
+    assert [heard.json["late"] for heard in second.on("result")] == [True, True]
+    second.close()
+    hear.close()
+
+
+@needs_mosquitto
+def test_a_forbidden_subscription_is_told(mosquitto: Any, tmp_path: Path, start: Any) -> None:
+    """A broker that does not let us read commands is trouble that names the topic and the remedy."""
+    broker = mosquitto(
+        *(f"plugin {DYNAMIC_SECURITY}", f"plugin_opt_config_file {tmp_path}/security.json"),
+        *("per_listener_settings false", "allow_anonymous true"),
+    )
+    publisher = start(broker.port, wait=False, on_command=lambda *_: None)
+    wait_until(lambda: publisher.trouble)
+    assert f"does not let us read {BASE}/cmd/+" in publisher.trouble
+    assert "let this user subscribe there" in publisher.trouble

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from lineward.models.bundle import load_manifest
+from lineward.models.finetune import TorchMissingError, train_full
+from lineward.models.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch (extra train) is missing")
+
+
+@needs_torch
+@pytest.mark.timeout(600)
+def test_the_full_tier_makes_the_same_kind_of_bundle(data: Path, cache: Path, tmp_path: Path) -> None:
+    """A few steps of tuning end in one file that says what torch says, with the tuned network weighed on its fold."""
+    seen: dict[str, tuple[int, int]] = {}
+    report = train_full(
+        data,
+        tmp_path / "full.lward",
+        product="plates",
+        cache_dir=cache,
+        height=96,
+        width=96,
+        tuning_s=0.0,
+        progress=lambda stage, done, total: seen.__setitem__(stage, (done, total)),
+    )
+    manifest = load_manifest(report.model)
+    assert manifest.tier == "full"
+    assert manifest.model.tuning_epochs >= 2
+    assert {"stacked + 0 x tuned", "stacked + 1 x tuned"} <= manifest.model.candidates.keys()
+    assert manifest.parity.verdicts_equal
+    assert manifest.data.figures == "holdout"
+    assert 0 < manifest.holdout.n_defect < manifest.data.n_defect
+    assert list(seen) == ["read", "features", "fit", "maps", "tune", "check"]
+    assert all(done == total for done, total in seen.values())
+    assert Session(report.model).run(np.full((96, 96, 1), 127, np.uint8)).heatmap.shape == (1, 6, 6)
+
+
+@needs_torch
+def test_the_tail_is_the_backbone(tmp_path: Path, render: Callable[..., np.ndarray]) -> None:  # type: ignore[type-arg]
+    """Before tuning, torch and ONNX agree on the head map: padding, folding and order of blocks are the same."""
+    import cv2
+    import onnxruntime
+
+    from lineward.models import tail
+    from lineward.models.backbone import EfficientNetLite0
+    from lineward.models.features import Source, append_features
+    from lineward.models.finetune import _early_maps
+    from lineward.models.graph import Graph
+    from lineward.models.prepare import InputSpec
+
+    # 83 rows: an odd size, where "same" padding is not symmetric.
+    spec = InputSpec(height=83, width=96, channels=1, colour="mono")
+    image = cv2.resize(render(1, "spot"), (96, 83))
+    path = tmp_path / "part.png"
+    cv2.imwrite(str(path), image)
+    backbone = EfficientNetLite0()
+    maps = _early_maps(backbone, spec, [Source(path, "0" * 64)], None, ["none"], 1, lambda _done, _total: None)
+    found = tail.features(tail.start(backbone.tensors, device="cpu"), maps[0], [0], device="cpu")
+    graph = Graph()
+    tensors = append_features(graph, backbone, spec)
+    head = tensors.taps[-1]
+    graph.output("head", head.tensor, ("N", head.channels, head.height, head.width))
+    session = onnxruntime.InferenceSession(
+        graph.model("t", "0").SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    expected = session.run(["head"], {"image": image[None, :, :, None]})[0][0].reshape(head.channels, -1)
+    assert found[0, : head.channels] == pytest.approx(expected.mean(axis=1), abs=0.02)
+    assert found[0, head.channels :] == pytest.approx(expected.max(axis=1), abs=0.1)
+
+
+def test_without_torch_it_says_how_to_get_it(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that names the extra, before any work, and no file."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "lineward.models.tail", raising=False)
+    monkeypatch.delattr("lineward.models.tail", raising=False)
+    out = tmp_path / "m.lward"
+    with pytest.raises(TorchMissingError, match=r"pip install 'lineward\[train\]'") as caught:
+        train_full(data, out, product="p")
+    assert "\n" not in str(caught.value)
+    assert not out.exists()

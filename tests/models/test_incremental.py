@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from lineward.models.bundle import load_bundle, load_manifest
+from lineward.models.dataset import DatasetError, read_dataset
+from lineward.models.evaluate import evaluate
+from lineward.models.fit import Crossfit
+from lineward.models.incremental import compare_with_parent
+from lineward.models.quick import train_quick
+from lineward.models.session import Session
+from lineward.models.verdict import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from lineward.models.quick import TrainReport
+
+
+@pytest.fixture(scope="module")
+def base(make_parts: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainReport, Path, Path]:
+    """A model of plates with spots only, its data and its cache."""
+    place = tmp_path_factory.mktemp("base")
+    data = make_parts(place / "data", good=50, defects={"spot": 16}, first=5000)
+    cache = place / "cache"
+    report = train_quick(data, place / "base.lward", product="plates", cache_dir=cache, height=96, width=96)
+    return report, data, cache
+
+
+def test_a_new_type_is_added_without_the_old_images(
+    base: tuple[TrainReport, Path, Path], make_parts: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The new folder holds one new type and no good part; the old images come from the cache, even when moved away."""
+    report, data, cache = base
+    new = make_parts(tmp_path / "new", good=0, defects={"scratch": 12}, first=6000)
+    (new / "good").rmdir()
+    hidden = data.rename(data.with_name("hidden"))
+    try:
+        grown = train_quick(
+            new, tmp_path / "grown.lward", product="plates", cache_dir=cache, base=report.model
+        ).manifest
+    finally:
+        hidden.rename(data)
+    assert grown.parent == report.sha256
+    assert (grown.data.n_good, grown.data.n_defect) == (50, 28)
+    assert grown.defect_types == ("scratch", "spot")
+    assert grown.input == report.manifest.input
+    assert grown.promotable, grown.not_promotable
+    assert grown.old_parts is not None
+    assert (grown.old_parts.n_good, grown.old_parts.n_defect) == (50, 16)
+
+
+def test_a_base_that_is_not_known_here_needs_its_folder(
+    base: tuple[TrainReport, Path, Path], make_parts: Callable[..., Path], tmp_path: Path
+) -> None:
+    """On another machine the base's folder is asked for by name of the option; another folder is not taken for it."""
+    report, data, _ = base
+    new = make_parts(tmp_path / "new", good=4, defects={"scratch": 6}, first=7000)
+    other = tmp_path / "cache"
+    out = tmp_path / "g.lward"
+    with pytest.raises(DatasetError, match="--base-data"):
+        train_quick(new, out, product="p", cache_dir=other, base=report.model)
+    with pytest.raises(DatasetError, match="66 of the 66 images"):
+        train_quick(new, out, product="p", cache_dir=other, base=report.model, base_data=new)
+    assert not out.exists()
+    grown = train_quick(new, out, product="p", cache_dir=other, base=report.model, base_data=data)
+    assert grown.manifest.data.n_good == 54
+
+
+def test_worse_on_the_old_parts_is_not_promotable(base: tuple[TrainReport, Path, Path]) -> None:
+    """A candidate that lets the old defects pass is marked, with the reason and the n."""
+    report, data, _ = base
+    dataset = read_dataset(data)
+    n = len(dataset.items)
+    blind = Crossfit(np.full(n, 0.1), np.zeros(n), (Decision.PASS,) * n)
+    marked = compare_with_parent(report.manifest, load_bundle(report.model), dataset, blind)
+    assert not marked.promotable
+    assert "escapes on the old parts rose" in marked.not_promotable
+    assert "n=50 good, 16 defective" in marked.not_promotable
+
+
+def test_good_parts_alone(make_parts: Callable[..., Path], tmp_path: Path) -> None:
+    """Without a defect a model is made that promises nothing about escapes, and yet sees plain spots."""
+    data = make_parts(tmp_path / "data", good=40, defects={}, first=8000)
+    report = train_quick(data, tmp_path / "m.lward", product="p", cache_dir=tmp_path / "cache", height=96, width=96)
+    manifest = load_manifest(report.model)
+    assert manifest.calibration.method == "none"
+    assert manifest.risk.escape.n == 0
+    assert not manifest.risk.supported
+    assert any("without any defective part" in warning for warning in report.warnings)
+    assert manifest.holdout.auroc is None
+    assert manifest.parity.verdicts_equal
+    found = evaluate(Session(report.model), make_parts(tmp_path / "t", good=30, defects={"spot": 20}, first=9000))
+    assert found.auroc is not None
+    assert found.auroc > 0.9
+    assert found.escape_rate.value is not None
+    assert found.escape_rate.value < 0.5
+
+
+def test_figures_on_training_images_are_refused(base: tuple[TrainReport, Path, Path]) -> None:
+    """What a model was fitted on says nothing about it, whatever the files are called."""
+    report, data, _ = base
+    with pytest.raises(DatasetError, match="trained on 66 of these 66 images"):
+        evaluate(Session(report.model), data)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from lineward.models.fit import COMPONENT_NAMES, decide_on_scores
+from lineward.models.local import local_features
+from lineward.models.metrics import calibration_error
+from lineward.models.records import Risk
+from lineward.models.sizes import choose_size
+
+
+def test_one_odd_patch_is_an_extreme() -> None:
+    """A single patch that differs shows as an extreme of its direction; brightness of the whole image does not."""
+    random = np.random.default_rng(0)
+    cells = random.normal(0, 1, (100, 8)).astype(np.float32)
+    odd = cells.copy()
+    odd[17, 3] += 30
+    eye = np.eye(8, dtype=np.float32)
+    plain, found = local_features(cells, [eye])[0], local_features(odd, [eye])[0]
+    assert np.argmax(np.abs(found - plain)) == 3
+    assert np.allclose(local_features(cells + 5, [eye])[0], plain, atol=1e-4)
+    assert found.shape == (24,)
+
+
+def scored(n: int, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Give components of which one is informative, labels, and folds that are groups."""
+    random = np.random.default_rng(seed)
+    truth = random.normal(0, 2, n)
+    labels = random.random(n) < expit(1.5 * truth - 1)
+    scores = {name: random.normal(0, 1, n) for name in COMPONENT_NAMES}
+    scores["patch"] = truth
+    return scores, labels, np.arange(n) % 5
+
+
+def test_the_informative_component_is_weighed_most() -> None:
+    """Weights are pulled towards each other, but evidence wins; and noise does not spoil the sum."""
+    scores, labels, folds = scored(2000)
+    decided = decide_on_scores(scores, labels, folds, np.abs(scores["anomaly"]), Risk())
+    weights = {name: float(scores[name].std()) / scale for name, scale in decided.blend.scales.items()}
+    assert max(weights, key=lambda name: weights[name]) == "patch"
+    assert decided.candidates["stacked"]["auroc"] > decided.candidates["patch"]["auroc"] - 0.02
+    assert calibration_error(labels, decided.crossfit.probabilities) < 0.05
+
+
+def test_a_fold_is_judged_by_what_the_others_chose() -> None:
+    """The label of an image never reaches its own cross-fitted probability: wrong labels in a fold leave it as it is."""
+    scores, labels, folds = scored(400)
+    distances = np.abs(scores["anomaly"])
+    honest = decide_on_scores(scores, labels, folds, distances, Risk()).crossfit.probabilities
+    turned = np.where(folds == 2, ~labels, labels)
+    other = decide_on_scores(scores, turned, folds, distances, Risk()).crossfit.probabilities
+    assert other[folds == 2] == pytest.approx(honest[folds == 2])
+    assert not np.allclose(other[folds != 2], honest[folds != 2])
+
+
+def test_the_smaller_size_is_kept_unless_the_larger_is_better() -> None:
+    """Equal evidence takes the cheaper input; a size that alone shows the defect is taken."""
+    random = np.random.default_rng(1)
+    labels = np.arange(80) % 4 == 0
+    groups = np.arange(80)
+    blind = random.normal(0, 1, (80, 30)).astype(np.float32)
+    seeing = blind.copy()
+    seeing[labels, :6] += 4
+    small, large = (64, 64), (128, 128)
+    assert choose_size({small: seeing, large: seeing}, labels, groups, 0)[0] == small
+    assert choose_size({small: blind, large: seeing}, labels, groups, 0)[0] == large
