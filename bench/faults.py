@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 DEADLINE_MS = 500
 EVERY_S = 0.1
-LIBFAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
+GCC = shutil.which("gcc")
 
 
 @dataclass
@@ -126,8 +127,8 @@ def disk_full(scene: Scene) -> None:
 
 def clock_stepped(scene: Scene) -> None:
     """Set the wall clock an hour ahead, two back, and right again; monotonic time goes on."""
-    for offset in ("+3600", "-3600", "+0"):
-        (scene.folder / "clock").write_text(offset)
+    for offset_s in (3600, -3600, 0):
+        set_clock(scene.folder, offset_s)
         time.sleep(3)
 
 
@@ -200,25 +201,28 @@ def storage(folder: Path, *, small: bool) -> Iterator[Path]:
             subprocess.run(["umount", "-l", str(root)], check=False)
 
 
+def set_clock(folder: Path, offset_s: int) -> None:
+    """Set the daemon's wall clock so many seconds ahead of the true one."""
+    with (folder / "clock").open("r+b") as file:
+        file.write(struct.pack("=i", offset_s))
+
+
 @contextlib.contextmanager
 def clock(folder: Path, *, fake: bool) -> Iterator[None]:
-    """Let the daemon read the wall clock through libfaketime; its monotonic clock stays true."""
-    file = folder / "clock"
-    file.write_text("+0")
-    wanted = {
-        "LD_PRELOAD": str(LIBFAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(file),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
-    if fake:
-        os.environ.update(wanted)
+    """Let the daemon that is started meanwhile read a wall clock of its own; its monotonic clock stays true."""
+    if not fake:
+        yield
+        return
+    (folder / "clock").write_bytes(bytes(4))
+    library = folder / "clock.so"
+    source = Path(__file__).with_name("clock.c")
+    subprocess.run([str(GCC), "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    os.environ |= {"LD_PRELOAD": str(library), "LINEWARD_CLOCK": str(folder / "clock")}
     try:
         yield
     finally:
-        for name in wanted:
-            os.environ.pop(name, None)
+        for name in ("LD_PRELOAD", "LINEWARD_CLOCK"):
+            del os.environ[name]
 
 
 def row(name: str, fault: Callable[[Scene], None], model: Path) -> bool:
@@ -321,8 +325,8 @@ def main() -> int:
         for fault in arguments.fault or FAULTS:
             if FAULTS[fault] is disk_full and os.geteuid() != 0:
                 print(f"{fault:16}needs root, for a small file system")
-            elif FAULTS[fault] is clock_stepped and LIBFAKETIME is None:
-                print(f"{fault:16}needs libfaketime (apt-get install faketime)")
+            elif FAULTS[fault] is clock_stepped and GCC is None:
+                print(f"{fault:16}needs gcc")
             else:
                 fine &= row(fault, FAULTS[fault], folder / "bracket.lward")
     return 0 if fine else 1

@@ -14,6 +14,7 @@ from lineward.daemon import service_commands
 from lineward.daemon.dataset_commands import dataset_app
 from lineward.daemon.ledger_commands import ledger_app
 from lineward.daemon.model_commands import models_app
+from lineward.daemon.review_commands import review_app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -379,6 +380,7 @@ app.add_typer(dataset_app, name="dataset")
 app.add_typer(models_app, name="models")
 service_commands.register(app)
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(review_app, name="review")
 
 
 def print_json(value: Any) -> None:

@@ -187,7 +187,9 @@ class LabelStore:
                         self._db.execute(statement)
                     self._db.execute(f"PRAGMA user_version = {SCHEMA}")
         except (sqlite3.Error, OSError) as error:
-            raise LabelError(f"{self._path}: cannot be opened: {error}; check the disk and who owns the file") from error
+            raise LabelError(
+                f"{self._path}: cannot be opened: {error}; check the disk and who owns the file"
+            ) from error
         if version > SCHEMA:
             raise LabelError(f"{self._path}: was written by a newer version of Lineward; update this one")
 

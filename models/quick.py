@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -287,10 +288,28 @@ def _check_parts(labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> None:
 
 
 def parity_images(dataset: Dataset, seed: int) -> NDArray[np.int64]:
-    """Choose the images on which the exported graph is compared with the trained model."""
-    order = np.random.default_rng(seed).permutation(len(dataset.items))
+    """Choose the images on which the exported graph is compared with the trained model.
+
+    Images of a base may have been moved or overwritten since; only files that still have their content are compared.
+    """
+    order = np.random.default_rng(seed).permutation(len(dataset.items)).tolist()
     most = min(PARITY_IMAGES, max(len(order) // 5, 20))
-    return np.sort(order[:most])
+    found: list[int] = []
+    for index in order:
+        if len(found) == most:
+            break
+        if _is_there(dataset.items[index].source):
+            found.append(index)
+    if not found:
+        raise DatasetError(f"{dataset.folder}: no image can be read any more, so the model cannot be checked")
+    return np.array(sorted(found), np.int64)
+
+
+def _is_there(source: Source) -> bool:
+    try:
+        return hashlib.sha256(source.path.read_bytes()).hexdigest() == source.digest
+    except OSError:
+        return False
 
 
 def require_parity(

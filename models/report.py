@@ -36,7 +36,7 @@ WORST = 12
 """Pictures shown of escapes and of false rejects."""
 THUMBNAIL_PX = 220
 BINS = 10
-WIDTH, HEIGHT, MARGIN = 340, 300, 46
+WIDTH, HEIGHT, MARGIN = 318, 290, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +143,11 @@ _STYLE = """
 main{max-width:1120px;margin:0 auto;padding:24px}h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:32px 0 8px}
 ul{font-size:1.1rem;padding-left:1.2em}.quiet{color:var(--quiet);font-size:.85rem;overflow-wrap:anywhere}
 .row{display:flex;flex-wrap:wrap;gap:20px;align-items:flex-start}
-table{border-collapse:collapse;background:var(--card);font-variant-numeric:tabular-nums}
+table{margin:0 0 12px;border-collapse:collapse;background:var(--card);font-variant-numeric:tabular-nums}
 th,td{padding:5px 12px;border:1px solid var(--line);text-align:right}th:first-child,td:first-child{text-align:left}
 caption{text-align:left;color:var(--quiet);padding:4px 0;font-size:.9rem}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:6px;padding:8px}
-figcaption{font-size:.85rem;color:var(--quiet);max-width:340px;overflow-wrap:anywhere}
+figcaption{font-size:.85rem;color:var(--quiet);max-width:318px;overflow-wrap:anywhere}
 svg text{fill:var(--ink);font:11px system-ui,sans-serif}svg .axis{stroke:var(--quiet)}svg .grid{stroke:var(--line)}
 svg .curve{stroke:var(--mark);fill:none;stroke-width:2}svg .ideal{stroke:var(--quiet);stroke-dasharray:4 4}
 svg .dot{fill:var(--mark)}svg .bar{stroke:var(--mark);stroke-width:1.5}svg .area{fill:var(--mark);opacity:.18}
@@ -208,7 +208,8 @@ def _figures(judged: Judged) -> str:
     rows.append(("review: parts a person looks at", *_interval(rate(round(metrics.review_share * n), n))))
     rows.append(("calibration error (ECE)", f"{metrics.ece:.3f}", "", n))
     rows.append(("milliseconds for an image", f"{metrics.ms_per_image:.1f}", "", n))
-    return _table(("figure", "value", "95 % interval", "n"), rows, "")
+    caption = "Intervals count images, that of AUROC parts; where a part has several images, the others are too narrow"
+    return _table(("figure", "value", "95 % interval", "n"), rows, caption)
 
 
 def _interval(found: Rate) -> tuple[str, str, int]:
@@ -271,10 +272,12 @@ def _plot(body: str, name: str, axes: tuple[str, str], caption: str, *, top: flo
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         lines.append(f'<line class="grid" x1="{_x(tick):.1f}" y1="{_y(0):.1f}" x2="{_x(tick):.1f}" y2="{_y(1):.1f}"/>')
         lines.append(f'<line class="grid" x1="{_x(0):.1f}" y1="{_y(tick):.1f}" x2="{_x(1):.1f}" y2="{_y(tick):.1f}"/>')
-        lines.append(f'<text x="{_x(tick):.1f}" y="{_y(0) + 14:.1f}" text-anchor="middle">{tick:g}</text>')
-        lines.append(f'<text x="{_x(0) - 5:.1f}" y="{_y(tick) + 4:.1f}" text-anchor="end">{tick * top:.3g}</text>')
+        lines.append(f'<text x="{_x(tick):.1f}" y="{_y(0) + 14:.1f}" text-anchor="middle">{100 * tick:g} %</text>')
+        lines.append(
+            f'<text x="{_x(0) - 5:.1f}" y="{_y(tick) + 4:.1f}" text-anchor="end">{100 * tick * top:.3g} %</text>'
+        )
     lines.append(f'<text x="{_x(0.5):.1f}" y="{HEIGHT - 4}" text-anchor="middle">{_text(x)}</text>')
-    lines.append(f'<text transform="translate(11 {_y(0.5):.1f}) rotate(-90)" text-anchor="middle">{_text(y)}</text>')
+    lines.append(f'<text transform="translate(10 {_y(0.5):.1f}) rotate(-90)" text-anchor="middle">{_text(y)}</text>')
     return (
         f'<figure><svg width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{_text(name)}">{"".join(lines)}{body}</svg>'

@@ -29,8 +29,8 @@ def register(station: Station) -> None:
             desk = Desk(page, settle=True)
             text("How well people agree", "lw-h2", "h2")
             text(
-                "Some parts are shown to a second reader, and some again to the same one, without a hint. The figure is "
-                "agreement beyond chance: 1 is perfect, 0 is a coin toss.",
+                "Some parts are shown to a second reader, and some again to the same one, without a hint. The figure "
+                "is agreement beyond chance: 1 is perfect, 0 is a coin toss.",
                 "lw-muted",
             )
             _table(rows)

@@ -148,7 +148,10 @@ class DataPage:
         with div("lw-columns"):
             with div("lw-card"):
                 text("Import", "lw-h3", "h2")
-                text("A ZIP file with the folders good/ and defect/TYPE/. It is taken over as a whole or not at all.", "lw-muted")
+                text(
+                    "A ZIP file with the folders good/ and defect/TYPE/. It is taken over as a whole or not at all.",
+                    "lw-muted",
+                )
                 escaped = ui.checkbox("These defective parts had escaped: never let one like them through again")
 
                 async def take(person: Person, event: events.UploadEventArguments) -> None:
@@ -156,10 +159,17 @@ class DataPage:
                         path = Path(folder) / "upload.zip"
                         await event.file.save(path)
                         done = await asyncio.to_thread(
-                            import_zip, page.station.labels, path, page.product, person.name, escaped=bool(escaped.value)
+                            import_zip,
+                            page.station.labels,
+                            path,
+                            page.product,
+                            person.name,
+                            escaped=bool(escaped.value),
                         )
                     log.info("%s imports %d pictures of %s", person.name, done.new, page.product)
-                    say(f"{done.new} pictures taken over" + (f", {done.known} were there already" if done.known else ""))
+                    say(
+                        f"{done.new} pictures taken over" + (f", {done.known} were there already" if done.known else "")
+                    )
                     self._show()
 
                 ui.upload(
@@ -173,7 +183,7 @@ class DataPage:
                 text("Export", "lw-h3", "h2")
                 for form, title, _ in FORMS:
                     link = ui.element("a").classes("lw-tab")
-                    link._props["href"] = f"/export/{form}?product={quote(page.product)}"
-                    link._props["download"] = ""
+                    link.props["href"] = f"/export/{form}?product={quote(page.product)}"
+                    link.props["download"] = ""
                     with link:
                         text(title, tag="span")

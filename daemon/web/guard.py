@@ -163,7 +163,10 @@ class Guard:
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                extra = {**_HEADERS, "content-security-policy": _HEADERS["content-security-policy"].format(socket=socket)}
+                extra = {
+                    **_HEADERS,
+                    "content-security-policy": _HEADERS["content-security-policy"].format(socket=socket),
+                }
                 given = {name.lower() for name, _ in message["headers"]}
                 if b"cache-control" not in given:
                     extra["cache-control"] = "no-store"

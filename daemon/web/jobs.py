@@ -138,7 +138,12 @@ class Jobs:
                 counts = self._station.labels.counts(product)
                 if counts.get("labelled", 0) < MIN_LABELLED:
                     raise JobError("nothing is labelled yet; label parts on the page Review first")
-                job = Job(time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{time.time_ns() % 1000:03d}", product, by, time.time())
+                job = Job(
+                    time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{time.time_ns() % 1000:03d}",
+                    product,
+                    by,
+                    time.time(),
+                )
             self._job = self._latest[product] = job
         log.info("%s starts %s of %s", by, "a comparison" if only_compare else "a training", product)
         threading.Thread(target=self._run, args=(job,), name="training", daemon=True).start()

@@ -88,9 +88,13 @@ class Live:
         )
         looked = [part for part in parts if part.verdict == "fail"]
         good = sum(part.label == "pass" for part in looked)
-        self._rejects = (f"{good} of {len(looked)}", "rejected parts that people looked at, 7 days") if looked else (
-            "-",
-            "label rejected parts to know",
+        self._rejects = (
+            (f"{good} of {len(looked)}", "rejected parts that people looked at, 7 days")
+            if looked
+            else (
+                "-",
+                "label rejected parts to know",
+            )
         )
 
     def _show(self, now: Snapshot) -> None:
@@ -118,7 +122,9 @@ class Live:
         tiles["Line"].set(state, f"{now.product} {now.model}".strip(), bad=now.running not in GOOD_STATES)
         tiles["Camera"].set(now.camera or "not known", "", bad=now.camera in {"lost", "closed", "error", ""})
         connected = now.broker == "connected"
-        tiles["Broker"].set("connected" if connected else "not reached", "" if connected else now.broker, bad=not connected)
+        tiles["Broker"].set(
+            "connected" if connected else "not reached", "" if connected else now.broker, bad=not connected
+        )
         alarms = [(trouble.severity, trouble.text) for trouble in now.troubles]
         if alarms != self._said:
             self._said = alarms

@@ -114,7 +114,9 @@ class People:
             raise PeopleError(f"the password is too short; use at least {MIN_PASSWORD} characters")
         with self._use() as db:
             db.execute("BEGIN IMMEDIATE")
-            db.execute("INSERT OR REPLACE INTO people VALUES (?, ?, ?, ?)", (name, role, _HASHER.hash(password), _now()))
+            db.execute(
+                "INSERT OR REPLACE INTO people VALUES (?, ?, ?, ?)", (name, role, _HASHER.hash(password), _now())
+            )
             db.execute("DELETE FROM sessions WHERE name = ?", (name,))
             db.execute("COMMIT")
 

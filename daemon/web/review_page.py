@@ -81,8 +81,12 @@ class Desk:
                         self._button("Fail", "F", "cancel", "lw-b-fail", FAIL),
                         self._button("Skip", "S", "skip_next", "lw-b-skip", SKIP),
                     ]
-                    ui.button("Undo (U)", icon="undo", on_click=page.action("technician", self._undo)).props("flat no-caps")
-                    ui.button("Heat-map (H)", icon="local_fire_department", on_click=self._turn_heat).props("flat no-caps")
+                    ui.button("Undo (U)", icon="undo", on_click=page.action("technician", self._undo)).props(
+                        "flat no-caps"
+                    )
+                    ui.button("Heat-map (H)", icon="local_fire_department", on_click=self._turn_heat).props(
+                        "flat no-caps"
+                    )
                     ui.button("Whole (0)", icon="fit_screen").props("flat no-caps").classes("lw-whole")
                 self._choice = div("lw-types")
             with ui.element("aside").classes("lw-side"):
@@ -151,12 +155,16 @@ class Desk:
         self._why.set_text("People disagree on this part" if self._settle else words.WHY.get(part.why, part.why))
         self._said.set_text(f"The line said: {words.said(part)}")
         camera = f" · {part.camera}" if part.camera else ""
-        self._about.set_text(f"Part {words.name(part)} · {words.when(part.created_ns)}{camera} · model {part.model_version or '-'}")
+        self._about.set_text(
+            f"Part {words.name(part)} · {words.when(part.created_ns)}{camera} · model {part.model_version or '-'}"
+        )
         if self._settle:
             with self._votes:
                 for label in self._page.station.labels.labels(part.image):
                     if label.undone_ns is None and label.decision != SKIP:
-                        text(f"{label.person}: {words.label(label.decision, label.defect_type)}, {words.when(label.at_ns)}")
+                        text(
+                            f"{label.person}: {words.label(label.decision, label.defect_type)}, {words.when(label.at_ns)}"
+                        )
 
     async def _show_nearest(self, part: Part) -> None:
         station = self._page.station
@@ -241,7 +249,9 @@ class Desk:
         part, purpose = self._now
         station = self._page.station
         try:
-            await asyncio.to_thread(station.labels.give, part.image, person.name, decision, defect_type, purpose=purpose)
+            await asyncio.to_thread(
+                station.labels.give, part.image, person.name, decision, defect_type, purpose=purpose
+            )
         except LabelError:
             if station.pictures.path(part) is None:  # it must not block the way to the next one
                 self._now = None
@@ -279,7 +289,9 @@ class Desk:
                 ui.button(
                     f"{number} {name}", on_click=lambda _=None, name=name: action("technician", self._fail)(name)
                 ).props("no-caps outline")
-            ui.button("Enter: not named", on_click=lambda: action("technician", self._fail)("")).props("no-caps outline")
+            ui.button("Enter: not named", on_click=lambda: action("technician", self._fail)("")).props(
+                "no-caps outline"
+            )
             new = ui.input("New defect").props('dense outlined maxlength=40 aria-label="Name of a new defect"')
 
             async def add(person: Person) -> None:

@@ -109,9 +109,13 @@ def _add_sign_in(app: FastAPI, station: Station) -> None:
     def login(request: Request) -> Response:
         if request.scope["state"]["person"] is not None:
             return RedirectResponse("/", 303)
-        nobody = "" if station.people.list() else (
-            "Nobody may sign in yet. On the machine itself, run: "
-            "lineward review user add NAME --role technician --config FILE"
+        nobody = (
+            ""
+            if station.people.list()
+            else (
+                "Nobody may sign in yet. On the machine itself, run: "
+                "lineward review user add NAME --role technician --config FILE"
+            )
         )
         return HTMLResponse(_login_html(nobody, _own_path(request.query_params.get("to", "/"))))
 
@@ -131,7 +135,12 @@ def _add_sign_in(app: FastAPI, station: Station) -> None:
             return HTMLResponse(_login_html(f"{error}; try again, or ask your engineer", _own_path(to)), 403)
         answer = RedirectResponse(_own_path(to), 303)
         answer.set_cookie(
-            COOKIE, token, httponly=True, samesite="strict", secure=station.config.review.cert_file is not None, path="/"
+            COOKIE,
+            token,
+            httponly=True,
+            samesite="strict",
+            secure=station.config.review.cert_file is not None,
+            path="/",
         )
         return answer
 
@@ -190,5 +199,3 @@ def _add_pictures(app: FastAPI, station: Station) -> None:
 
 def _gone() -> Response:
     return PlainTextResponse("this picture is not there (any more); the line's quota may have deleted it", 404)
-
-

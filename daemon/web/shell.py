@@ -101,9 +101,9 @@ def text(words: str, classes: str = "", tag: str = "div") -> ui.label:
 def picture(image: str, size: str, alternative: str, classes: str = "") -> ui.element:
     """Make a picture of a part."""
     element = ui.element("img").classes(classes)
-    element._props["src"] = picture_url(image, size)
-    element._props["alt"] = alternative
-    element._props["loading"] = "lazy"
+    element.props["src"] = picture_url(image, size)
+    element.props["alt"] = alternative
+    element.props["loading"] = "lazy"
     return element
 
 
@@ -114,8 +114,8 @@ def picture_url(image: str, size: str) -> str:
 
 def set_source(element: ui.element, url: str, alternative: str) -> None:
     """Show another picture in an element."""
-    if element._props.get("src") != url:
-        element._props["src"], element._props["alt"] = url, alternative
+    if element.props.get("src") != url:
+        element.props["src"], element.props["alt"] = url, alternative
         element.update()
 
 
@@ -129,7 +129,9 @@ def frame(station: Station, request: Request, where: str) -> Iterator[Page | Non
     client.on_delete(lambda: OWNERS.pop(client.id, None))
     title, role = next((title, role) for path, title, role in PAGES if path == where)
     ui.page_title(f"Lineward: {title}")
-    ui.add_head_html('<link rel="stylesheet" href="/assets/lineward.css"><script defer src="/assets/lineward.js"></script>')
+    ui.add_head_html(
+        '<link rel="stylesheet" href="/assets/lineward.css"><script defer src="/assets/lineward.js"></script>'
+    )
     products = station.products()
     wanted = request.query_params.get("product", "")
     product = wanted if wanted in products else products[0]
@@ -158,7 +160,7 @@ def _head(  # noqa: PLR0917 - one caller
     chosen = {"dark": True, "light": False}.get(request.cookies.get(DARK, ""))
     dark = ui.dark_mode(value=chosen)
     skip = ui.link("Skip to the content", "#main").classes("lw-skip")
-    skip._props["href"] = "#main"
+    skip.props["href"] = "#main"
     with ui.element("header").classes("lw-head"):
         with ui.element("a").classes("lw-name").props('href="/"'):
             ui.element("img").props('src="/assets/icon.svg" alt="" width="28" height="28"')
@@ -168,9 +170,9 @@ def _head(  # noqa: PLR0917 - one caller
                 if not person.may(role):
                     continue
                 link = ui.element("a").classes("lw-tab")
-                link._props["href"] = path + (f"?product={quote(product)}" if len(products) > 1 else "")
+                link.props["href"] = path + (f"?product={quote(product)}" if len(products) > 1 else "")
                 if path == where:
-                    link._props["aria-current"] = "page"
+                    link.props["aria-current"] = "page"
                 with link:
                     text(title, tag="span")
         with div("lw-right"):

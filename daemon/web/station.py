@@ -67,9 +67,7 @@ class Station:
         review = config.review
         self.config = config
         self.root = config.storage.root
-        self.people = People(
-            self.root, session_s=review.session_minutes * 60, operator_s=review.operator_hours * 3600
-        )
+        self.people = People(self.root, session_s=review.session_minutes * 60, operator_s=review.operator_hours * 3600)
         self.labels = LabelStore(self.root)
         self.ledger = LedgerReader(self.root / "ledger.sqlite3")
         self.flagged = Flagged(self.ledger, self.labels)
@@ -146,9 +144,7 @@ class Station:
         now = time.monotonic()
         self._held = {image: held for image, held in self._held.items() if now - held[1] < HELD_S}
         others = [image for image, (name, _) in self._held.items() if name != person.name]
-        parts = [
-            (part, FIRST) for part in self.labels.waiting(product, limit=AHEAD, without=[*others, *shown])
-        ]
+        parts = [(part, FIRST) for part in self.labels.waiting(product, limit=AHEAD, without=[*others, *shown])]
         review = self.config.review
         draw = random.random()
         check: tuple[Part, str] | None = None

@@ -112,7 +112,9 @@ def _link_base(base: Path, folder: Path, groups: list[tuple[str, str, str]]) -> 
         file = path.relative_to(base)
         # Below a folder of its own, so that no name meets one of ours; the defect type stays the first folder.
         head = 1 if file.parts[0] == "good" or len(file.parts) == 2 else 2
-        name = "/".join((*file.parts[:head], *(["base"] if head > 1 or file.parts[0] == "good" else []), *file.parts[head:]))
+        name = "/".join(
+            (*file.parts[:head], *(["base"] if head > 1 or file.parts[0] == "good" else []), *file.parts[head:])
+        )
         link(path, folder / name)
         if (group := named.get(file.as_posix())) is not None:
             groups.append((name, f"base/{group}", "good" if file.parts[0] == "good" else "defect"))

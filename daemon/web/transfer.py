@@ -103,7 +103,9 @@ def _check_total(count: int, size: int) -> None:
     if count > MOST_FILES:
         raise TransferError(f"{count} files are too many; at most {MOST_FILES} at a time, nothing was changed")
     if size > MOST_BYTES:
-        raise TransferError(f"{size / 1e9:.0f} GB unpacked is too much; at most {MOST_BYTES / 1e9:.0f}, nothing was changed")
+        raise TransferError(
+            f"{size / 1e9:.0f} GB unpacked is too much; at most {MOST_BYTES / 1e9:.0f}, nothing was changed"
+        )
 
 
 def _check_info(info: zipfile.ZipInfo) -> None:
@@ -122,12 +124,7 @@ def _entries(files: list[tuple[str, int]]) -> list[_Entry]:
     for name, size in files:
         parts = name.split("/")
         shown = _shown(name)
-        if (
-            name.startswith("/")
-            or "\\" in name
-            or ":" in parts[0]
-            or any(part in {"", ".", ".."} for part in parts)
-        ):
+        if name.startswith("/") or "\\" in name or ":" in parts[0] or any(part in {"", ".", ".."} for part in parts):
             raise TransferError(f"{shown}: this name leads out of the folder; refused, nothing was changed")
         if not name.isprintable() or any(c in "<>\"'&`|*?$" for c in name) or len(name) > LONGEST_NAME:
             raise TransferError(
@@ -137,7 +134,9 @@ def _entries(files: list[tuple[str, int]]) -> list[_Entry]:
         if parts[-1].startswith(".") or parts[0] == "__MACOSX" or Path(parts[-1]).suffix.lower() not in SUFFIXES:
             continue
         if size > MOST_FILE_BYTES:
-            raise TransferError(f"{shown}: {size >> 20} MB is too large; at most {MOST_FILE_BYTES >> 20}, nothing was changed")
+            raise TransferError(
+                f"{shown}: {size >> 20} MB is too large; at most {MOST_FILE_BYTES >> 20}, nothing was changed"
+            )
         found.append(_entry(parts, name, size, shown))
     if not found:
         raise TransferError("no pictures below good/ or defect/TYPE/ are in it; nothing was changed")
@@ -182,7 +181,9 @@ def _take_in(
             image = f"i{digest[:20]}"
             suffix = Path(entry.name).suffix.lower()
             (Path(scratch) / f"{image}{suffix}").write_bytes(data)
-            rows.append((_imported(image, suffix, entry, product, now, escaped=escaped), entry.decision, entry.defect_type))
+            rows.append(
+                (_imported(image, suffix, entry, product, now, escaped=escaped), entry.decision, entry.defect_type)
+            )
         for part, _, _ in rows:
             name = Path(part.path).name
             os.replace(Path(scratch) / name, folder / name)  # noqa: PTH105 - the same bytes under the same name
@@ -382,4 +383,3 @@ def _time(unix_ns: int) -> str:
 def _harmless(value: str) -> str:
     """Keep a spreadsheet from taking a text for a formula."""
     return f"'{value}" if value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
-

@@ -45,7 +45,7 @@ def test_the_informative_component_is_weighed_most() -> None:
 
 
 def test_a_fold_is_judged_by_what_the_others_chose() -> None:
-    """The label of an image never reaches its own cross-fitted probability: wrong labels in a fold leave it as it is."""
+    """The label of an image never reaches its own cross-fitted probability: turned labels leave it."""
     scores, labels, folds = scored(400)
     distances = np.abs(scores["anomaly"])
     honest = decide_on_scores(scores, labels, folds, distances, Risk()).crossfit.probabilities

@@ -38,7 +38,9 @@ def missing() -> str:
     ):
         if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
             return f"{program} is not installed (apt install {package})"
-    return "" if Path("/usr/bin/python3.11").exists() else "the package is made for Debian's python3.11, which is missing"
+    return (
+        "" if Path("/usr/bin/python3.11").exists() else "the package is made for Debian's python3.11, which is missing"
+    )
 
 
 def do(*command: object, timeout_s: float = 300, **more: Any) -> str:
@@ -114,7 +116,9 @@ class Machine:
             f"--link-journal=no --console=read-only"
         )
         # Where systemd is not process 1, nspawn misses this folder: it gets one that nobody else sees.
-        prepare = "" if Path("/run/systemd/system").exists() else "mkdir -p /run/systemd; mount -t tmpfs tmpfs /run/systemd; "
+        prepare = (
+            "" if Path("/run/systemd/system").exists() else "mkdir -p /run/systemd; mount -t tmpfs tmpfs /run/systemd; "
+        )
         with (self._folder / "console.log").open("wb") as console:
             self._nspawn = subprocess.Popen(
                 ["unshare", "--mount", "sh", "-c", prepare + spawn],
@@ -160,7 +164,9 @@ class Machine:
         return self.run("systemctl", "show", "--value", "--property", name, unit).stdout.strip()
 
     def journal(self, *arguments: str) -> str:
-        return self.run("journalctl", "--no-pager", "--lines=60", *(arguments or ("-u", "lineward")), check=False).stdout
+        return self.run(
+            "journalctl", "--no-pager", "--lines=60", *(arguments or ("-u", "lineward")), check=False
+        ).stdout
 
     def entries(self, *matches: str) -> list[dict[str, Any]]:
         """What the journal has that matches, with all its fields."""

@@ -1,4 +1,4 @@
-"""`mosquitto_sub`, the client everybody has, reads what the station sends; and what it recorded is fit for every PLC."""
+"""`mosquitto_sub`, the client everybody has, reads what the station sends; what it recorded is fit for every PLC."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.system, pytest.mark.skipif(SUB is None, reason="mosqui
 def test_mosquitto_sub_reads_bare_values_and_json(
     line: Callable[..., Line], images: Path, broker: Mosquitto, tmp_path: Path
 ) -> None:
-    """Rule: each answer is there as one bare word, as a bare part id and as JSON, in order; no PLC finds fault with any."""
+    """Rule: each answer comes as one bare word, as a bare part id and as JSON, in order, and every PLC can read it."""
     heard = tmp_path / "heard.txt"
     with heard.open("wb") as out:
         subscriber = subprocess.Popen(

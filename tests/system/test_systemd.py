@@ -55,7 +55,7 @@ class Station(Machine):
         self.write(
             "etc/systemd/system/listener.service",
             "[Unit]\nAfter=mosquitto.service\nRequires=mosquitto.service\n[Service]\nStandardOutput=file:/root/heard\n"
-            "ExecStart=/usr/bin/mosquitto_sub -q 1 -t lineward/# -F '%U %r %t %p'\nRestart=always\nRestartSec=1\n"
+            "ExecStart=/usr/bin/mosquitto_sub -q 1 -t lineward/# -F '%%U %%r %%t %%p'\nRestart=always\nRestartSec=1\n"
             "[Install]\nWantedBy=multi-user.target\n",
         )
         self.boot()
@@ -167,7 +167,9 @@ def test_a_faulty_file_changes_nothing_and_reload_says_so(station: Station) -> N
     assert station.run("systemctl", "reload", "lineward", check=False).returncode != 0
     assert station.show("lineward", "ActiveState") == "active"
     assert station.pid == pid
-    assert station.entries("-u", "lineward", "--grep", "inspection.deadline = 500: no such key; did you mean deadline_ms")
+    assert station.entries(
+        "-u", "lineward", "--grep", "inspection.deadline = 500: no such key; did you mean deadline_ms"
+    )
     station.configure()
     station.run("systemctl", "reload", "lineward")
 
@@ -270,7 +272,9 @@ def test_an_upgrade_keeps_the_ledger_and_goes_on_inspecting(station: Station) ->
     rows = station.rows()
     assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
     assert rows[: len(before)] == before
-    assert "deadline_ms = 500" in (station.tree / "etc/lineward/lineward.toml").read_text(), "the file of the site stays"
+    assert "deadline_ms = 500" in (station.tree / "etc/lineward/lineward.toml").read_text(), (
+        "the file of the site stays"
+    )
 
 
 def test_stop_takes_less_than_2_s_and_says_stopped(station: Station) -> None:

@@ -1,0 +1,71 @@
+// Zoom, pan and fetching ahead; everything else is in the server. No request leaves this machine.
+(() => {
+  "use strict";
+  const view = { scale: 1, x: 0, y: 0 };
+  const ahead = new Map();
+  const sheet = () => document.querySelector(".lw-sheet");
+  const place = () => {
+    const element = sheet();
+    if (element) element.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.scale})`;
+  };
+  const sharpen = () => {
+    const picture = document.querySelector(".lw-part");
+    if (picture && view.scale > 1.5 && picture.src.endsWith("/view")) {
+      const whole = new Image();
+      const from = picture.src;
+      whole.onload = () => { if (picture.src === from) picture.src = whole.src; };
+      whole.src = from.replace(/view$/, "whole");
+    }
+  };
+  const zoom = (factor, x, y) => {
+    const scale = Math.min(16, Math.max(1, view.scale * factor));
+    view.x = x - (x - view.x) * (scale / view.scale);
+    view.y = y - (y - view.y) * (scale / view.scale);
+    view.scale = scale;
+    if (scale === 1) { view.x = 0; view.y = 0; }
+    place();
+    sharpen();
+  };
+  const centre = (factor) => {
+    const box = document.querySelector(".lw-viewer")?.getBoundingClientRect();
+    if (box) zoom(factor, box.width / 2, box.height / 2);
+  };
+  const whole = () => { view.scale = 1; view.x = 0; view.y = 0; place(); };
+  document.addEventListener("wheel", (event) => {
+    const viewer = event.target.closest?.(".lw-viewer");
+    if (!viewer) return;
+    event.preventDefault();
+    const box = viewer.getBoundingClientRect();
+    zoom(event.deltaY < 0 ? 1.25 : 0.8, event.clientX - box.left, event.clientY - box.top);
+  }, { passive: false });
+  let held = null;
+  document.addEventListener("pointerdown", (event) => {
+    if (!event.target.closest?.(".lw-viewer")) return;
+    held = { x: event.clientX - view.x, y: event.clientY - view.y };
+  });
+  document.addEventListener("pointermove", (event) => {
+    if (!held || view.scale === 1) return;
+    view.x = event.clientX - held.x;
+    view.y = event.clientY - held.y;
+    place();
+  });
+  addEventListener("pointerup", () => { held = null; });
+  document.addEventListener("dragstart", (event) => { if (event.target.closest?.(".lw-viewer")) event.preventDefault(); });
+  document.addEventListener("dblclick", (event) => { if (event.target.closest?.(".lw-viewer")) whole(); });
+  document.addEventListener("click", (event) => { if (event.target.closest?.(".lw-whole")) whole(); });
+  document.addEventListener("keydown", (event) => {
+    if (/input|textarea|select/i.test(event.target.tagName) || event.ctrlKey || event.altKey || event.metaKey) return;
+    if (event.key === "+" || event.key === "=") centre(1.5);
+    else if (event.key === "-") centre(1 / 1.5);
+    else if (event.key === "0") whole();
+    // A button that was clicked keeps the focus; Enter in the choice of a defect must not press it again.
+    else if (event.key === "Enter" && document.querySelector(".lw-types.lw-open") && event.target.closest?.(".lw-decide")) event.preventDefault();
+  });
+  window.lineward = {
+    whole,
+    prefetch: (urls) => {
+      for (const url of urls) if (!ahead.has(url)) { const image = new Image(); image.src = url; ahead.set(url, image); }
+      while (ahead.size > 24) ahead.delete(ahead.keys().next().value);
+    },
+  };
+})();

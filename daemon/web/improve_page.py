@@ -1,0 +1,277 @@
+"""Improve: train a new model, see what would change, let it judge, or go back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
+from nicegui import ui
+
+from lineward.daemon.web import words
+from lineward.daemon.web.conflicts_page import table
+from lineward.daemon.web.jobs import RUNNING, STAGES
+from lineward.daemon.web.shell import div, frame, picture, say, text
+from lineward.daemon.web.thresholds import Dial
+from lineward.models import store
+
+if TYPE_CHECKING:
+    from lineward.daemon.web.jobs import Job
+    from lineward.daemon.web.people import Person
+    from lineward.daemon.web.shell import Page
+    from lineward.daemon.web.station import Station
+
+LOOK_S = 1.0
+GALLERY = 48
+AUDIT = 12
+WHAT = {"add": "brought in", "promote": "let judge", "rollback": "went back to", "found": "found in force"}
+
+
+def register(station: Station) -> None:
+    """Add the page."""
+
+    @ui.page("/improve")
+    async def improve(request: Request) -> None:
+        with frame(station, request, "/improve") as page:
+            if page is not None:
+                await asyncio.to_thread(station.flagged.sync)
+                Improve(page)
+
+
+class Improve:
+    """One open page; it follows a training that anybody started."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._drawn: tuple[str, str, float] | None = None
+        action = page.action
+        with div("lw-columns"):
+            with div("lw-card"):
+                text("1. Train", "lw-h3", "h2")
+                self._set = text("")
+                self._train = ui.button(
+                    "Train a new model", icon="model_training", on_click=action("technician", self._start)
+                )
+                self._train.props("no-caps unelevated").classes("lw-main")
+                with div("lw-progress") as self._progress:
+                    self._stage = text("").props('role="status"')
+                    self._bar = ui.linear_progress(0.0, show_value=False).props('aria-label="Progress of the training"')
+                    self._left = text("", "lw-muted")
+                    self._line = text("", "lw-muted")
+                    ui.button("Cancel", icon="stop", on_click=action("technician", self._cancel)).props("no-caps flat")
+                self._said = text("", "lw-said-line")
+            with div("lw-card"):
+                text("3. Let it judge", "lw-h3", "h2")
+                self._now = text("")
+                self._why_not = text("", "lw-said-line")
+                self._promote = ui.button(
+                    "Promote the new model", icon="verified", on_click=action("technician", self._ask)
+                )
+                self._promote.props("no-caps unelevated").classes("lw-main")
+                ui.button(
+                    "Go back to the model before", icon="history", on_click=action("technician", self._back)
+                ).props("no-caps flat")
+                ui.button("Compare again", icon="compare", on_click=action("technician", self._again)).props(
+                    "no-caps flat"
+                )
+                if not page.station.follows_store(page.product):
+                    text(
+                        f'This station uses a file of its own: write model = "{page.product}" under [inspection] in its '
+                        "configuration, or a promotion does not reach it.",
+                        "lw-alarm lw-warning",
+                    )
+        text("2. What would change", "lw-h2", "h2")
+        self._result = div("lw-result")
+        text("Who decided what", "lw-h2", "h2")
+        self._audit = div("lw-audit")
+        with ui.dialog() as self._sure, ui.card().classes("lw-dialog"):
+            self._question = text("")
+            with div("lw-row"):
+                ui.button("Yes, let it judge", on_click=action("technician", self._do_promote)).props(
+                    "no-caps unelevated"
+                )
+                ui.button("No", on_click=self._sure.close).props("no-caps flat")
+        ui.timer(LOOK_S, self._look)
+
+    # ---- actions
+
+    def _start(self, person: Person) -> None:
+        self._page.station.jobs.start(self._page.product, person.name)
+
+    def _again(self, person: Person) -> None:
+        self._page.station.jobs.start(self._page.product, person.name, only_compare=True)
+
+    def _cancel(self, person: Person) -> None:
+        self._page.station.jobs.cancel(person.name)
+
+    def _ask(self, _person: Person) -> None:
+        job = self._job()
+        if job is None or job.result is None:
+            return
+        changed = len(_changed(job.result))
+        self._question.set_text(
+            f"{job.result['new']} will judge {self._page.product} from the next part on. Of {len(job.result['shift'])} "
+            f"parts of the last shift it judges {changed} differently. You can go back at any time."
+        )
+        self._sure.open()
+
+    async def _do_promote(self, person: Person) -> None:
+        self._sure.close()
+        job = self._job()
+        if job is not None:
+            say(await asyncio.to_thread(self._page.station.jobs.promote, job, person.name))
+            self._drawn = None
+
+    async def _back(self, person: Person) -> None:
+        say(await asyncio.to_thread(self._page.station.jobs.roll_back, self._page.product, person.name))
+        self._drawn = None
+
+    def _job(self) -> Job | None:
+        return self._page.station.jobs.latest(self._page.product)
+
+    # ---- what is shown
+
+    async def _look(self) -> None:
+        station, product = self._page.station, self._page.product
+        running, job = station.jobs.running, self._job()
+        self._train.set_enabled(running is None)
+        self._progress.set_visibility(running is not None)
+        if running is not None:
+            self._stage.set_text(
+                f"{running.product}: {STAGES.get(running.stage, running.stage)}, {running.done} of {running.of}"
+            )
+            self._bar.set_value(running.share)
+            left = running.left_s
+            self._left.set_text(
+                f"{running.share:.0%} done" + (f", about {words.ago(left)} left" if left is not None else "")
+            )
+            now = await asyncio.to_thread(station.feed.snapshot)
+            p99 = "not known" if now.p99_ms is None else f"{now.p99_ms:.0f} ms for 99 of 100 parts"
+            self._line.set_text(f"The line goes first. Its answers take {p99}.")
+        self._said.set_text(
+            "" if job is None or job.state in {RUNNING, "done"} else f"The last training: {job.state}. {job.text}"
+        )
+        key = (job.id, job.state, job.ended_s) if job is not None else ("", "", 0.0)
+        if key != self._drawn:
+            self._drawn = key
+            await self._draw(job)
+
+    async def _draw(self, job: Job | None) -> None:
+        station, product = self._page.station, self._page.product
+        types = await asyncio.to_thread(station.labels.by_type, product)
+        base = station.base_data(product)
+        good = sum(n for (label, _), n in types.items() if label == "pass")
+        bad = sum(n for (label, _), n in types.items() if label == "fail")
+        source = f"with the pictures in {base}" if base else "with what the model in use was trained on"
+        self._set.set_text(f"{good} good and {bad} defective parts are labelled; they are used together {source}.")
+        versions = await asyncio.to_thread(store.history, station.root, product)
+        path = await asyncio.to_thread(station.model_path, product)
+        self._now.set_text(f"In use: {versions[0] if versions else path or 'no model yet'}")
+        reason = station.jobs.why_not(job) if job is not None else "train one first"
+        fresh = job is not None and job.result is not None and job.result["new"] in versions[:1]
+        self._promote.set_enabled(not reason and not fresh)
+        self._why_not.set_text("The new model is in use." if fresh else f"Not yet: {reason}." if reason else "")
+        self._result.clear()
+        with self._result:
+            if job is None or job.result is None:
+                text("Train a new model to see what it would change.", "lw-muted")
+            else:
+                _draw_result(job.result)
+                if job.state == "done":
+                    Dial(self._page, job)
+        records = [
+            record for record in await asyncio.to_thread(store.audit, station.root) if record.get("product") == product
+        ]
+        self._audit.clear()
+        with self._audit:
+            rows = [
+                (
+                    str(record.get("when", ""))[:19].replace("T", " "),
+                    str(record.get("who", "")),
+                    f"{WHAT.get(str(record.get('what')), str(record.get('what')))} {record.get('version', '')}",
+                    str(record.get("before") or ""),
+                )
+                for record in reversed(records[-AUDIT:])
+            ]
+            table(("When (UTC)", "Who", "What", "Before"), rows, "Nothing was promoted yet")
+
+
+def _changed(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [e for e in result["shift"] if e["old"] and e["new"] and e["old"]["verdict"] != e["new"]["verdict"]]
+
+
+def _draw_result(result: dict[str, Any]) -> None:
+    with div("lw-columns"):
+        with div("lw-card"):
+            text("Parts kept for testing", "lw-h3", "h3")
+            text("Labelled parts that the new model was not trained on.", "lw-muted")
+            _test_table(result["holdout"])
+        with div("lw-card"):
+            text('"Never again"', "lw-h3", "h3")
+            never = result["never_again"]
+            passed = [entry for entry in never if entry["new"] and entry["new"]["verdict"] == "pass"]
+            if not never:
+                text("No escape is known. An escape is a defective part that the line had let through.", "lw-muted")
+            else:
+                words_ = f"{len(never) - len(passed)} of {len(never)} former escapes are stopped by the new model."
+                text(words_, "lw-alarm lw-error" if passed else "")
+            with div("lw-gallery"):
+                for entry in passed[:GALLERY]:
+                    _pair(entry)
+        with div("lw-card"):
+            text("What its training says", "lw-h3", "h3")
+            for sentence in (*result["sentences"], result["promise"], *(f"Note: {w}." for w in result["warnings"])):
+                text(sentence)
+            text(f"Made from {result['n_good']} good and {result['n_defect']} defective pictures.", "lw-muted")
+    changed = _changed(result)
+    text(f"Last shift: {len(changed)} of {len(result['shift'])} kept parts are judged differently", "lw-h3", "h3")
+    moves: dict[tuple[str, str], int] = {}
+    for entry in changed:
+        move = (entry["old"]["verdict"], entry["new"]["verdict"])
+        moves[move] = moves.get(move, 0) + 1
+    with div("lw-row"):
+        for (old, new), count in sorted(moves.items()):
+            text(f"{count} × {words.VERDICT[old]} → {words.VERDICT[new]}", f"lw-move lw-{new}")
+    with div("lw-gallery"):
+        for entry in sorted(changed, key=_worst_first)[:GALLERY]:
+            _pair(entry)
+
+
+def _worst_first(entry: dict[str, Any]) -> tuple[int, float]:
+    wrong = (entry["label"] == "fail" and entry["new"]["verdict"] == "pass") or (
+        entry["label"] == "pass" and entry["new"]["verdict"] == "fail"
+    )
+    return (0 if wrong else 1, -abs(entry["new"]["defect_probability"] - entry["old"]["defect_probability"]))
+
+
+def _pair(entry: dict[str, Any]) -> None:
+    new = entry["new"]["verdict"]
+    old = entry["old"]["verdict"] if entry["old"] else ""
+    with div(f"lw-thumb lw-{new}"):
+        picture(entry["image"], "thumb", "Part")
+        text(f"{words.VERDICT.get(old, '-')} → {words.VERDICT[new]}")
+        text(f"labelled {entry['label']}" if entry["label"] else "not labelled", "lw-muted lw-small")
+
+
+def _test_table(entries: list[dict[str, Any]]) -> None:
+    if not entries:
+        text("None yet: every fifth labelled part is kept for this.", "lw-muted")
+        return
+    rows = []
+    for words_, label, verdict in (
+        ("Defective and let through", "fail", "pass"),
+        ("Good and rejected", "pass", "fail"),
+        ("To review", "", "review"),
+    ):
+        some = [entry for entry in entries if not label or entry["label"] == label]
+        cells = [
+            "-" if not entry_count else f"{count} of {entry_count}"
+            for count, entry_count in (
+                (sum(1 for e in some if e[side] and e[side]["verdict"] == verdict), sum(1 for e in some if e[side]))
+                for side in ("old", "new")
+            )
+        ]
+        rows.append((words_, *cells))
+    table(("", "Model in use", "New model"), rows, "")
+    if len(entries) < 30:
+        text(f"Only {len(entries)} parts: too few for a firm statement.", "lw-alarm lw-warning")
