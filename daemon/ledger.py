@@ -59,7 +59,12 @@ CHECKPOINT_COMMITS = 2000
 
 _INSERT = f"INSERT INTO results VALUES ({', '.join('?' * COLUMNS)})"  # noqa: S608 - only question marks
 _INSERT_TRIGGER = "INSERT OR IGNORE INTO triggers VALUES (?, ?, ?, ?, ?, ?)"
-_PRUNE = "DELETE FROM results WHERE seq IN (SELECT seq FROM results WHERE seq <= ? AND acked != 0 ORDER BY seq LIMIT ?)"
+_OLDEST = "FROM results WHERE seq <= ? AND acked != 0 ORDER BY seq LIMIT ?"
+_PRUNE = (  # a trigger goes with its answer: one that stayed behind would look as if it had none
+    f"DELETE FROM triggers WHERE no IN (SELECT trigger_no {_OLDEST})",  # noqa: S608 - all of it is ours
+    f"DELETE FROM late_verdicts WHERE seq IN (SELECT seq {_OLDEST})",  # noqa: S608
+    f"DELETE FROM results WHERE seq IN (SELECT seq {_OLDEST})",  # noqa: S608
+)
 
 _Values = tuple[Any, ...]
 PAYLOAD = 14
@@ -526,9 +531,8 @@ class Ledger:
         if self.last_seq > self._keep_rows:
             with self._lock:
                 if self._db is not None:
-                    self._db.execute(_PRUNE, (self.last_seq - self._keep_rows, 2 * CHUNK))
-                    self._db.execute("DELETE FROM late_verdicts WHERE seq <= ?", (self.last_seq - self._keep_rows,))
-                    self._db.execute("DELETE FROM triggers WHERE no <= ?", (self._last_trigger - self._keep_rows,))
+                    for sql in _PRUNE:
+                        self._db.execute(sql, (self.last_seq - self._keep_rows, 2 * CHUNK))
 
 
 def _probe(db: sqlite3.Connection) -> None:

@@ -24,6 +24,9 @@ PAGE = 5000
 LISTED = 1000
 """Findings of one kind that are named; the rest is counted."""
 
+NOTES_SHOWN = 10
+"""Notes of one kind that are printed in words."""
+
 POWER_CUT_MOST = 2 * POWER_CUT_GAP
 KEPT_ROWS = 2_000_000
 """What the station keeps; older numbers may be missing because they were deleted."""
@@ -128,11 +131,16 @@ class Reconciliation:
             f"waiting:   {count['waiting']}; without a frame: {count['without_frame']}; verdicts after the answer: "
             + str(count["late_verdicts"])
         )
-        for name, findings in (("note ", self.notes), ("FAULT", self.faults)):
+        for name, findings, most in (("note ", self.notes, NOTES_SHOWN), ("FAULT", self.faults, LISTED)):
+            shown: Counter[str] = Counter()
             for finding in findings:
-                yield f"{name} {finding.kind}: {finding.text}"
-        for kind, number in self.left_out.items():
-            yield f"      {kind}: {number} more"
+                shown[finding.kind] += 1
+                if shown[finding.kind] <= most:
+                    yield f"{name} {finding.kind}: {finding.text}"
+            for kind, number in shown.items():
+                more = number + self.left_out[kind] - most
+                if more > 0:
+                    yield f"{name} {kind}: {more} more; --json names {LISTED}"
         yield "it adds up" if self.fine else "it does NOT add up"
 
 
@@ -268,10 +276,7 @@ def _count_triggers(reader: LedgerReader, found: Reconciliation, first_no: int, 
 
 def _unanswered(reader: LedgerReader, found: Reconciliation, first_no: int, last_no: int) -> None:
     """Find triggers without an answer; one that is still on its way gets a second look."""
-    oldest = reader.select("SELECT min(seq) FROM results")[0][0]
-    if oldest is not None and oldest > 1:  # answers were deleted; those of earlier triggers with them
-        kept = reader.select("SELECT min(trigger_no) FROM results WHERE trigger_no IS NOT NULL")[0][0]
-        first_no = max(first_no, kept or 0)
+    first_no = max(first_no, _first_kept(reader, last_no))
     newest_part = _newest_answered_part(reader)
     waiting: list[tuple[Any, ...]] = []
     after_no = first_no - 1
@@ -287,6 +292,17 @@ def _unanswered(reader: LedgerReader, found: Reconciliation, first_no: int, last
         time.sleep(SETTLED_S)
     answered = "SELECT 1 FROM results WHERE trigger_no = ?"
     found.counts["waiting"] = sum(1 for row in waiting if not reader.select(answered, row[0]))
+
+
+def _first_kept(reader: LedgerReader, last_no: int) -> int:
+    """Return the first trigger whose answer must be there: the oldest answers are deleted without their triggers."""
+    oldest = reader.select("SELECT seq, trigger_ns FROM results ORDER BY seq LIMIT 1")
+    if not oldest or oldest[0][0] == 1:
+        return 1
+    (kept,) = reader.select("SELECT min(trigger_no) FROM results WHERE trigger_no IS NOT NULL")[0]
+    if kept is None:  # none of the answers that are left is to a trigger
+        (kept,) = reader.select("SELECT min(no) FROM triggers WHERE given_ns > ?", oldest[0][1])[0]
+    return last_no + 1 if kept is None else int(kept)
 
 
 def _may_wait(row: tuple[Any, ...], newest_part: int) -> bool:

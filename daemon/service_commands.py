@@ -1,4 +1,4 @@
-"""Commands for whoever keeps a station running: `reload`."""
+"""Commands for whoever keeps a station running: `reload`, `doctor`."""
 
 from __future__ import annotations
 
@@ -41,8 +41,30 @@ def reload(
     raise typer.Exit(0 if answer["ok"] else 1)
 
 
+def doctor(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Look at camera, broker, model, disk, clock and machine; each finding comes with the command that mends it."""
+    from lineward.daemon.config import load_config
+    from lineward.daemon.doctor import examine
+    from lineward.daemon.machine import Level
+
+    colours = {Level.OK: "green", Level.HINT: "yellow", Level.FAULT: "red"}
+    found = []
+    for finding in examine(load_config(config), config):
+        found.append(finding)
+        if not as_json:
+            typer.echo(f"{typer.style(f'{finding.level:<5s}', fg=colours[finding.level])} {finding.what}: {finding.text}")
+            if finding.mend:
+                typer.echo(f"      mend: {finding.mend}")
+    if as_json:
+        _print_json([finding.to_json() for finding in found])
+    raise typer.Exit(1 if any(finding.level is Level.FAULT for finding in found) else 0)
+
+
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-COMMANDS: list[tuple[Callable[..., Any], str]] = [(reload, "lineward reload --config line.toml")]
+COMMANDS: list[tuple[Callable[..., Any], str]] = [
+    (reload, "lineward reload --config line.toml"),
+    (doctor, "lineward doctor --config line.toml"),
+]

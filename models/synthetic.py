@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -34,7 +34,7 @@ AREA = (0.0005, 0.03)
 """Share of the frame that a blotch covers, smallest and largest."""
 LEAST_CHANGE = 6.0
 """Grey levels by which at least some pixel differs from the good image: less is no defect that a camera shows."""
-MAX_TRIES = 20
+MAX_TRIES = 200
 _NOISE_CELLS = (4, 8, 16, 32)
 
 
@@ -115,7 +115,7 @@ def synthetic_set(
     library: Sequence[Patch] = (),
     region: NDArray[np.bool_] | None = None,
 ) -> Iterator[Synthetic]:
-    """Yield ``count`` marked pictures, kinds in turn; picture ``i`` of a seed is the same however many are asked for."""
+    """Yield ``count`` marked pictures, kinds in turn; picture ``i`` of a seed does not depend on ``count``."""
     chosen = tuple(kinds) if kinds else tuple(kind for kind in get_args(Kind) if kind != "paste" or library)
     for number in range(count):
         rng = np.random.default_rng([seed, number])
@@ -220,7 +220,9 @@ def _make(
         raise SyntheticError("no good image to put a defect on")
     if kind == "paste" and not library:
         raise SyntheticError("nothing to paste: give a library of patches, from find_patches or a similar product")
-    possible: list[Kind] = ["texture", "scratch", *(["paste"] if library else [])]  # type: ignore[list-item]
+    possible: list[Kind] = ["texture", "scratch"]
+    if library:
+        possible.append("paste")
     for _ in range(MAX_TRIES):
         image = good_images[int(rng.integers(len(good_images)))]
         chosen = kind or possible[int(rng.integers(len(possible)))]
@@ -234,10 +236,12 @@ def _make(
         difference = np.abs(changed.astype(np.int16) - image)
         difference = difference.max(axis=2) if difference.ndim == 3 else difference
         mask = np.asarray(difference >= 2, bool)
-        seen = mask if region is None else mask & region
+        seen = mask if region is None else mask & (_resized(region.astype(np.uint8), *mask.shape) > 0)
         if float(difference.max()) >= LEAST_CHANGE and seen.sum() >= 6:
             return changed, mask, defect_type
-    raise SyntheticError(f"no visible defect came of {MAX_TRIES} tries; are the good images all black or white?")
+    raise SyntheticError(
+        f"no visible defect came of {MAX_TRIES} tries; are the good images all black or white, or the region empty?"
+    )
 
 
 def _paste(
@@ -324,14 +328,14 @@ def _scratch(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     path = np.cumsum(np.stack([np.cos(direction), np.sin(direction)], axis=1), axis=0) * (length / len(steps))
     path += middle - path[len(path) // 2] + rng.normal(0, 0.15, path.shape)
     width = float(rng.uniform(0.8, max(1.2, 0.008 * min(rows, columns))))
-    line = np.zeros((rows, columns), np.float32)
     fine = 4
     canvas = np.zeros((rows * fine, columns * fine), np.uint8)
     points = np.round(path * fine * 16).astype(np.int32)
     for index in range(len(points) - 1):
         fade = min(1.0, 4 * min(index + 1, len(points) - 1 - index) / len(points))
         thick = max(1, round(width * fine))
-        cv2.line(canvas, *(tuple(map(int, p)) for p in points[index : index + 2]), int(255 * fade), thick, shift=4)
+        begin, end = ((int(x), int(y)) for x, y in points[index : index + 2])
+        cv2.line(canvas, begin, end, int(255 * fade), thick, shift=4)
     line = np.asarray(cv2.resize(canvas, (columns, rows), interpolation=cv2.INTER_AREA), np.float32) / 255
     depth = np.float32(rng.choice([-1, 1]) * rng.uniform(25, 110))
     change = line * depth
@@ -372,5 +376,5 @@ def _resized(image: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.ui
     return np.asarray(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _to_uint8(values: NDArray[np.floating]) -> NDArray[np.uint8]:  # type: ignore[type-arg]
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+def _to_uint8(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)

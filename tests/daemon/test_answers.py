@@ -16,11 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.broker import wait_until
 from tests.daemon.desk import CAMERA, PASS, Desk, recipe
+from tests.daemon.results import make as make_result
 
 from lineward.daemon.answers import Judgement
 from lineward.daemon.clock import DeadlineClock
 from lineward.daemon.frames import FrameSource
+from lineward.daemon.ledger import Ledger
 from lineward.daemon.loop import inspect
 from lineward.daemon.recipes import Switch
 from lineward.daemon.states import Event, StateMachine
@@ -354,3 +357,17 @@ def test_what_a_killed_process_left_open_is_named(tmp_path: Path) -> None:
         ]
         assert desk.book.active is None
         assert desk.book.accept("19", "A3")[1] is Reason.NO_MODEL
+
+
+def test_an_old_trigger_goes_with_its_answer(tmp_path: Path) -> None:
+    """Pruning must not make an answered trigger look open: the next process would answer it again."""
+    ledger = Ledger(tmp_path, keep_rows=10)
+    for index in range(20):
+        number = ledger.note_trigger(f"t{index}", f"A{index}", "command", 1.0)
+        ledger.record(make_result(trigger_no=number))
+    for _ in range(20):
+        ledger.record(make_result())
+    ledger.acknowledge(range(1, 41))
+    wait_until(lambda: len(list(ledger.rows())) <= 10, 20, "pruning")
+    assert not ledger.open_triggers()
+    ledger.close()

@@ -241,6 +241,16 @@ def test_the_numbers_left_out_after_a_power_cut_are_explained(ledger, say):
     assert f"#2 to #{1 + POWER_CUT_GAP} are missing" in note["text"]
 
 
+def test_many_notes_of_one_kind_are_counted_in_words(ledger, say):
+    """Rule: what is explained does not bury the faults: ten of a kind in words, the rest counted, all in JSON."""
+    for number in range(12):
+        answer(ledger, f"A{number}", verdict="undecided", reason="no_image")
+    assert len(found(say)["notes"]) == 12
+    text = say("reconcile")[1]
+    assert text.count("note  without_frame: #") == 10
+    assert "note  without_frame: 2 more" in text
+
+
 @pytest.mark.parametrize("reason", ["no_image", "incomplete", "camera_lost"])
 def test_parts_without_a_frame_are_named(reason, ledger, say):
     """Rule: a part that was answered without a picture adds up, and is named."""
@@ -285,6 +295,11 @@ def test_answers_deleted_by_age_are_not_missed(ledger, say):
     change(ledger, "DELETE FROM results WHERE seq <= 3")
     change(ledger, "UPDATE triggers SET deadline_ns = deadline_ns - ?", HOUR_NS)
     assert found(say)["fine"]
+    ledger.record(make(seq=0, part_id="B1"))
+    change(ledger, "DELETE FROM results WHERE seq <= 6")
+    assert found(say)["fine"], "no answer to a trigger is left"
+    ledger.note_trigger("17", "A17", "command", -5.0)
+    assert kinds(found(say)) == [("trigger_without_answer", "A17")]
 
 
 def test_a_shift_can_be_reconciled_alone(ledger, say):

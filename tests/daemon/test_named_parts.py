@@ -6,10 +6,10 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from gentl_sim.gentl_sim import Crash
 from tests.broker import wait_until
 from tests.daemon.desk import PASS, Desk, recipe
 
+from gentl_sim.gentl_sim import Crash
 from lineward.daemon.frames import FrameSource
 from lineward.daemon.loop import inspect
 from lineward.daemon.states import Event, StateMachine

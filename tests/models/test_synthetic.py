@@ -36,14 +36,14 @@ LIBRARY = [Patch(np.full((9, 14), 10, np.uint8), np.ones((9, 14), np.float32), "
 
 
 @given(
-    st.integers(0, 1000),
-    st.sampled_from(["paste", "texture", "scratch", None]),
-    st.tuples(st.integers(16, 120), st.integers(16, 120)),
-    st.booleans(),
+    seed=st.integers(0, 1000),
+    kind=st.sampled_from(["paste", "texture", "scratch", None]),
+    size=st.tuples(st.integers(16, 120), st.integers(16, 120)),
+    colour=st.booleans(),
 )
 @settings(max_examples=80, deadline=None)
 def test_a_defect_is_visible_and_only_where_the_mask_says(
-    seed: int, kind: Any, size: tuple[int, int], colour: bool
+    *, seed: int, kind: Any, size: tuple[int, int], colour: bool
 ) -> None:
     """For any image size, mono or colour: same seed, same picture; changed where masked; the good ones untouched."""
     images = goods(seed, (*size, 3) if colour else size)
@@ -77,7 +77,7 @@ def test_kinds_look_as_they_are_called() -> None:
 
 
 def test_pieces_of_real_defects_are_found_and_pasted(
-    render: Callable[..., NDArray[np.uint8]], defect_place: Callable[[int], tuple[int, int]]
+    render: Callable[..., NDArray[np.uint8]],
 ) -> None:
     """What is cut out is where the real defect lies, of its size and type, and pasted it is as dark as it was."""
     good = [render(number) for number in range(40)]

@@ -1,0 +1,99 @@
+"""`lineward doctor`: the station and the machine below it; each finding comes with the command that mends it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from lineward.daemon import machine
+from lineward.daemon.check import check_broker, check_camera, check_recipe
+from lineward.daemon.control import ControlError, send
+from lineward.daemon.endpoint import CREDENTIAL
+from lineward.daemon.machine import Finding, Level
+from lineward.daemon.recipes import Recipes
+from lineward.drivers import registry
+from lineward.drivers.camera import CameraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lineward.daemon.check import Finding as Checked
+    from lineward.daemon.config import Config
+
+PING_S = 2.0
+
+
+def examine(config: Config, path: Path) -> Iterator[Finding]:
+    """Look at everything; never raises for what it finds, and never disturbs a station that runs."""
+    yield Finding("config", Level.OK, f"{path}: station {config.station.base_topic}")
+    runs = is_running(config.storage.root)
+    yield service(config.storage.root, runs=runs)
+    yield from cameras(config, runs=runs)
+    yield from (_of_check(check_recipe(recipes, name), f"lineward check --config {path}") for recipes, name in _all(config))
+    yield _of_check(check_broker(config), "systemctl status mosquitto")
+    root = config.storage.root
+    yield machine.disk_space(root)
+    yield machine.disk_speed(root)
+    yield machine.owners(root)
+    yield from machine.secrets(_secrets(config))
+    driver = config.camera.driver
+    real = driver in {"genicam", "aravis"}
+    address = getattr(config.camera, "address", "")
+    yield from machine.look_at_machine(network_camera=real, usb_camera=real and not address)
+
+
+def is_running(root: Path) -> bool:
+    """Whether a station answers on the control socket of this storage folder."""
+    try:
+        send(root, "ping", {}, timeout_s=PING_S)
+    except ControlError as error:
+        return isinstance(error.__cause__, TimeoutError)
+    except OSError:
+        return False
+    return True
+
+
+def service(root: Path, *, runs: bool) -> Finding:
+    """Say whether the station runs: that it does not is no fault of the machine."""
+    if runs:
+        return Finding("service", Level.OK, f"a station runs in {root}")
+    return Finding("service", Level.HINT, f"no station runs in {root}", "sudo systemctl start lineward")
+
+
+def cameras(config: Config, *, runs: bool) -> Iterator[Finding]:
+    """List producers and cameras, and take a picture unless a running station has the camera."""
+    camera = config.camera
+    mend = "check power, cable and camera.serial; then `lineward cameras`"
+    if camera.driver in {"genicam", "aravis"}:
+        options = {"producers": camera.producers} if camera.driver == "genicam" else {}
+        try:
+            found = registry.discover(camera.driver, options)
+        except (CameraError, ValueError) as error:
+            yield Finding("producers", Level.FAULT, str(error), mend)
+        else:
+            names = ", ".join(f"{info.name} {info.serial} ({info.access or 'free'})" for info in found)
+            level = Level.OK if found else Level.FAULT
+            yield Finding("producers", level, names or "no camera is seen", "" if found else mend)
+    if runs:
+        yield Finding("camera", Level.OK, "in use by the running station: it was not opened")
+    else:
+        yield _of_check(check_camera(config), mend)
+
+
+def _all(config: Config) -> Iterator[tuple[Recipes, str]]:
+    recipes = Recipes(config)
+    for name in recipes.names:
+        yield recipes, name
+
+
+def _of_check(checked: Checked, mend: str) -> Finding:
+    level = Level.OK if checked.fine else Level.FAULT
+    return Finding(checked.what, level, checked.text, "" if checked.fine else mend)
+
+
+def _secrets(config: Config) -> list[Path]:
+    """Return the files with secrets that are not systemd's business."""
+    tls = config.mqtt.tls
+    files = [config.mqtt.password_file, None if tls is None else tls.key_file]
+    return [file for file in files if file is not None and not os.fspath(file).startswith(CREDENTIAL)]

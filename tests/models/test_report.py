@@ -1,0 +1,95 @@
+"""The page of an evaluation: complete in itself, true to the figures, and safe with any file name."""
+
+from __future__ import annotations
+
+import base64
+import re
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from lineward.models.bundle import BundleError
+from lineward.models.evaluate import evaluate
+from lineward.models.report import judge_folder, page, write_report
+from lineward.models.verdict import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from lineward.models.session import Session
+
+
+@pytest.fixture(scope="module")
+def fresh(make_parts: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parts that the model has never seen, two labels swapped, one name that would break careless HTML."""
+    folder = make_parts(tmp_path_factory.mktemp("fresh"), good=24, defects={"spot": 8, "scratch": 8}, first=70_000)
+    good, spot = min((folder / "good").iterdir()), min((folder / "defect" / "spot").iterdir())
+    good.rename(folder / "defect" / "spot" / "<b>&'escape.png")
+    spot.rename(folder / "good" / "reject.png")
+    return folder
+
+
+def test_the_page_says_what_evaluate_says(session: Session, fresh: Path) -> None:
+    """Figures and sentences are those of `evaluate`; verdicts lie beside the images they are about."""
+    judged = judge_folder(session, fresh)
+    plain = evaluate(session, fresh)
+    assert judged.metrics.model_dump(exclude={"ms_per_image"}) == plain.model_dump(exclude={"ms_per_image"})
+    text = page(judged)
+    for sentence in plain.sentences():
+        assert sentence in text
+    assert plain.auroc is not None
+    assert f"<td>{plain.auroc:.3f}</td>" in text
+    assert f"<td>{plain.escape_rate.value:.1%}</td>" in text
+    assert len(judged.verdicts) == len(judged.dataset.items) == 40
+
+
+def test_the_page_needs_nothing_else(session: Session, fresh: Path) -> None:
+    """No address, no script, no file is named; every picture is inside and can be decoded; plots are valid SVG."""
+    text = page(judge_folder(session, fresh))
+    assert all(target.startswith("data:") for target in re.findall(r"(?:src|href)=\"([^\"]*)", text))
+    assert "url(" not in text
+    assert "://" not in text
+    assert "<script" not in text
+    assert "prefers-color-scheme:dark" in text
+    plots = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(plots) == 3
+    for plot in plots:
+        ET.fromstring(plot)  # noqa: S314 - our own text
+    pictures = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", text)
+    assert pictures
+    for picture in pictures:
+        assert cv2.imdecode(np.frombuffer(base64.b64decode(picture), np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+def test_the_worst_mistakes_are_shown(session: Session, fresh: Path) -> None:
+    """A good part labelled defective is an escape, and the other way round; names cannot break the page."""
+    judged = judge_folder(session, fresh)
+    said = {item.file: verdict.decision for item, verdict in zip(judged.dataset.items, judged.verdicts, strict=True)}
+    text = page(judged)
+    escapes, rejects = text.split("<h2>Worst escapes</h2>")[1].split("<h2>Worst false rejects</h2>")
+    assert ("reject.png" in rejects) == (said["good/reject.png"] is Decision.FAIL)
+    assert ("escape.png" in escapes) == (said["defect/spot/<b>&'escape.png"] is Decision.PASS)
+    assert "<b>&'" not in text
+    assert said["good/reject.png"] is Decision.FAIL or said["defect/spot/<b>&'escape.png"] is Decision.PASS
+
+
+def test_one_kind_alone(session: Session, make_parts: Callable[..., Path], tmp_path: Path) -> None:
+    """With good parts only the page says what it can."""
+    text = page(judge_folder(session, make_parts(tmp_path, good=6, defects={}, first=80_000)))
+    assert "ROC" not in re.sub("AUROC", "", text)
+    assert "Of 1,000 good parts" in text
+
+
+def test_written_whole_or_not_at_all(session: Session, fresh: Path, tmp_path: Path) -> None:
+    """The folder is made; where a folder stands in the place of the file, nothing is left behind."""
+    judged = judge_folder(session, fresh)
+    write_report(tmp_path / "new" / "page.html", judged)
+    assert (tmp_path / "new" / "page.html").read_text().endswith("</html>\n")
+    (tmp_path / "taken.html").mkdir()
+    with pytest.raises(BundleError, match=r"taken\.html: cannot be written"):
+        write_report(tmp_path / "taken.html", judged)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken.html"]
