@@ -18,7 +18,7 @@ from lineward.models.backbone import EfficientNetLite0
 from lineward.models.dataset import DatasetError, read_dataset
 from lineward.models.duplicates import alike_pairs, group_near_duplicates, near_pairs
 from lineward.models.features import FeatureStore
-from lineward.models.learning_curve import LearningCurve, learning_curve
+from lineward.models.learning_curve import LearningCurve, are_batches, learning_curve
 from lineward.models.prepare import InputSpec
 from lineward.models.shortcuts import probe_facts, probe_sessions
 
@@ -207,7 +207,9 @@ def _amounts(dataset: Dataset, groups: NDArray[np.int64]) -> Iterator[Finding]:
         "good_parts": good_parts,
         "defect_parts": defect_parts,
     }
-    text = f"{n_good} good images of {good_parts} parts and {n_defect} defective ones of {defect_parts}"
+    batches = are_batches(labels, groups)
+    unit = "batches" if batches else "parts"
+    text = f"{n_good} good images of {good_parts} {unit} and {n_defect} defective ones of {defect_parts}"
     missing = [
         f"{wanted - there} more {kind}"
         for there, wanted, kind in ((n_good, WANTED_GOOD, "good"), (n_defect, WANTED_DEFECT, "defective"))
@@ -231,7 +233,11 @@ def _amounts(dataset: Dataset, groups: NDArray[np.int64]) -> Iterator[Finding]:
             {"parts": len(set(groups.tolist()))},
         )
     kinds = np.array([item.defect_type or "" for item in dataset.items])
-    parts = {kind: len(set(groups[kinds == kind].tolist())) for kind in sorted(dataset.defect_types)}
+    # In a batch each picture shows a part of its own.
+    parts = {
+        kind: dataset.defect_types[kind] if batches else len(set(groups[kinds == kind].tolist()))
+        for kind in sorted(dataset.defect_types)
+    }
     few = {kind: count for kind, count in parts.items() if count < LEAST_PARTS}
     counted: dict[str, object] = {"parts": parts, "images": dict(sorted(dataset.defect_types.items()))}
     if few:

@@ -98,7 +98,9 @@ class LearningCurve:
     def sentences(self) -> list[str]:
         """Say it to a person who decides whether to collect more images."""
         lines = []
-        if self.now is not None:
+        if self.now is not None and self.now.high - self.now.low > 4 * MAX_HALF_WIDTH:
+            lines.append(f"Where you are with {self.now.n} images cannot be told: there are too few different parts.")
+        elif self.now is not None:
             lines.append(
                 f"At {self.now.n} images you are at {_share(self.now.low)}-{_share(self.now.high)} % "
                 "(AUROC: how often a defective part scores above a good one)."
@@ -118,7 +120,7 @@ class LearningCurve:
             )
         elif best is not None:
             lines.append(
-                f"{_more(best)} more {best.kind} would help most: with half of its {best.parts} parts "
+                f"{_more(best)} more {best.kind} would help most: with half of its parts "
                 f"{100 * best.detection_half:.0f} % of them were found instead of {100 * best.detection:.0f} %."
             )
         elif self.needs:
@@ -267,12 +269,22 @@ def _need(kind: str, named: NDArray[np.bool_], groups: NDArray[np.int64], pairs:
     return Need(kind, int(named.sum()), parts, float(detection), float(half), float(lost.mean()), spread)
 
 
+def are_batches(labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> bool:
+    """Tell whether groups are batches of parts rather than parts: most of those with defects have good images, too."""
+    defective, good = set(groups[labels].tolist()), set(groups[~labels].tolist())
+    return len(defective & good) > len(defective) / 2
+
+
 def _spread(area: float, labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:
     """Return the standard error of ``1 - area`` for having no other parts than these, relative to it.
 
-    After Hanley and McNeil, 1982, counting parts: several pictures of one part are hardly more than one.
+    After Hanley and McNeil, 1982, counting parts: several pictures of one part are hardly more than one. In batches
+    each picture shows a part of its own.
     """
-    n, m = (len(set(groups[mask].tolist())) for mask in (labels, ~labels))
+    if are_batches(labels, groups):
+        n, m = int(labels.sum()), int((~labels).sum())
+    else:
+        n, m = (len(set(groups[mask].tolist())) for mask in (labels, ~labels))
     both, twice = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (area * (1 - area) + (n - 1) * (both - area**2) + (m - 1) * (twice - area**2)) / (n * m)
     return float(np.sqrt(variance) / (1 - area))

@@ -36,7 +36,7 @@ WORST = 12
 """Pictures shown of escapes and of false rejects."""
 THUMBNAIL_PX = 220
 BINS = 10
-WIDTH, HEIGHT, MARGIN = 318, 290, 50
+WIDTH, HEIGHT, MARGIN = 318, 290, 58
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +258,7 @@ def _plots(judged: Judged) -> list[str]:
 
 
 def _x(value: float) -> float:
-    return MARGIN + value * (WIDTH - MARGIN - 12)
+    return MARGIN + value * (WIDTH - MARGIN - 20)
 
 
 def _y(value: float) -> float:
