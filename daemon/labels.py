@@ -14,11 +14,11 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
 FILE = "labels.sqlite3"
 FOLDER = "labelled"
@@ -159,6 +159,7 @@ class Agreement:
 
 
 _PART_COLUMNS = ", ".join(field.name for field in fields(Part))
+_ADD_PART = f"INSERT OR IGNORE INTO parts VALUES ({', '.join('?' * len(fields(Part)))})"  # noqa: S608 - marks only
 _LABEL_COLUMNS = ", ".join(field.name for field in fields(Label))
 
 
@@ -227,10 +228,9 @@ class LabelStore:
     def add_parts(self, parts: Iterable[Part]) -> int:
         """Take in pictures that are not known yet; return how many were new."""
         rows = [tuple(getattr(part, field.name) for field in fields(Part)) for part in parts]
-        marks = ", ".join("?" * len(fields(Part)))
         with self._change() as db:
             before = db.total_changes
-            db.executemany(f"INSERT OR IGNORE INTO parts VALUES ({marks})", rows)
+            db.executemany(_ADD_PART, rows)
             return db.total_changes - before
 
     def forget_parts(self, images: Iterable[str]) -> None:
@@ -391,12 +391,11 @@ class LabelStore:
     def add_labelled(self, rows: Sequence[tuple[Part, str, str]], person: str) -> int:
         """Take in imported pictures with their labels, all or none; return how many were new."""
         now = time.time_ns()
-        marks = ", ".join("?" * len(fields(Part)))
         new = 0
         with self._change() as db:
             for part, decision, defect_type in rows:
                 values = tuple(getattr(part, field.name) for field in fields(Part))
-                if db.execute(f"INSERT OR IGNORE INTO parts VALUES ({marks})", values).rowcount < 1:
+                if db.execute(_ADD_PART, values).rowcount < 1:
                     continue
                 new += 1
                 db.execute(

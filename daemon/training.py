@@ -10,7 +10,7 @@ from lineward.models.quick import TrainReport, train_quick
 from lineward.models.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from lineward.images import ImageFileError
@@ -40,10 +40,9 @@ def train_with_progress(
         )
     if base_data is not None and base is None:
         raise TierError("--base-data is the folder that the bundle given with --base was trained from; give --base too")
+    train: Callable[..., TrainReport] = train_quick
     if tier == "full":
         from lineward.models.finetune import train_full as train  # noqa: PLC0415 - torch is an extra
-    else:
-        train = train_quick
     with progress_bar(quiet=quiet) as progress:
         return train(
             data,

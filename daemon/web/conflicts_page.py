@@ -13,6 +13,8 @@ from lineward.daemon.web.review_page import Desk
 from lineward.daemon.web.shell import div, frame, text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lineward.daemon.labels import Agreement
     from lineward.daemon.web.station import Station
 
@@ -56,7 +58,7 @@ def _table(rows: list[Agreement]) -> None:
     )
 
 
-def table(heads: tuple[str, ...], rows: list[tuple[str, ...]], nothing: str) -> None:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], nothing: str) -> None:
     """Make a plain table."""
     if not rows:
         text(nothing, "lw-muted")

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response  # noqa: TC002 - FastAPI reads the annotations
 from fastapi.responses import FileResponse, PlainTextResponse
 from nicegui import events, ui
 from starlette.background import BackgroundTask
@@ -19,8 +19,8 @@ from lineward.daemon.web import words
 from lineward.daemon.web.conflicts_page import table
 from lineward.daemon.web.guard import address
 from lineward.daemon.web.shell import REFUSALS, div, frame, picture, say, text
-from lineward.daemon.web.transfer import export, import_zip
 from lineward.daemon.web.trainingset import is_held_out
+from lineward.daemon.web.transfer import export, import_zip
 
 if TYPE_CHECKING:
     from lineward.daemon.web.people import Person
@@ -123,7 +123,7 @@ class DataPage:
         self._choice.set_options(choices, value="")
         self._show_gallery()
 
-    def _choose(self, event: events.ValueChangeEventArguments) -> None:
+    def _choose(self, event: events.ValueChangeEventArguments[Any]) -> None:
         label, _, kind = str(event.value or "").partition("|")
         self._filter = (label or None, kind if label == FAIL else None)
         self._show_gallery()

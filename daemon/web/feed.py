@@ -200,14 +200,14 @@ class Feed:
             return Snapshot(troubles=troubles, broker=self._broker_words())
         answers = [_answer(row, images.get(row.seq, "")) for row in rows]
         state, stats = self._topic("state"), self._topic("stats")
-        latency = stats.get("latency_ms") if isinstance(stats.get("latency_ms"), dict) else {}
+        latency = _table(stats, "latency_ms")
         if not latency and answers:
             times = np.array([answer.ms for answer in answers])
             latency = {"p50": float(np.quantile(times, 0.5)), "p99": float(times.max())}
         silent_s = (time.time_ns() - rows[0].recorded_ns) / 1e9 if rows else None
         if not rows:
             troubles.append(Trouble("page", "warning", "no part has been judged yet; start `lineward run`"))
-        camera = stats.get("camera") if isinstance(stats.get("camera"), dict) else {}
+        camera = _table(stats, "camera")
         return Snapshot(
             answers=answers,
             per_minute=per_minute,
@@ -279,6 +279,12 @@ def _answer(row: Row, image: str) -> Answer:
         _number(latency.get("total")) or 0.0,
         image,
     )
+
+
+def _table(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a part of a record that came over the network, empty where it is none."""
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _number(value: Any) -> float | None:

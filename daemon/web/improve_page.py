@@ -76,8 +76,8 @@ class Improve:
                 )
                 if not page.station.follows_store(page.product):
                     text(
-                        f'This station uses a file of its own: write model = "{page.product}" under [inspection] in its '
-                        "configuration, or a promotion does not reach it.",
+                        f'This station uses a file of its own: write model = "{page.product}" under [inspection] in '
+                        "its configuration, or a promotion does not reach it.",
                         "lw-alarm lw-warning",
                     )
         text("2. What would change", "lw-h2", "h2")
@@ -132,7 +132,7 @@ class Improve:
     # ---- what is shown
 
     async def _look(self) -> None:
-        station, product = self._page.station, self._page.product
+        station = self._page.station
         running, job = station.jobs.running, self._job()
         self._train.set_enabled(running is None)
         self._progress.set_visibility(running is not None)
@@ -231,7 +231,7 @@ def _draw_result(result: dict[str, Any]) -> None:
         moves[move] = moves.get(move, 0) + 1
     with div("lw-row"):
         for (old, new), count in sorted(moves.items()):
-            text(f"{count} × {words.VERDICT[old]} → {words.VERDICT[new]}", f"lw-move lw-{new}")
+            text(f"{count} parts: {words.VERDICT[old]} → {words.VERDICT[new]}", f"lw-move lw-{new}")
     with div("lw-gallery"):
         for entry in sorted(changed, key=_worst_first)[:GALLERY]:
             _pair(entry)

@@ -281,8 +281,8 @@ class Jobs:
         passed = [entry for entry in result["never_again"] if entry["new"] and entry["new"]["verdict"] == "pass"]
         if passed:
             return (
-                f'it would let {len(passed)} of {len(compared)} parts of the "never again" set through once more; label '
-                "more parts like these and train again"
+                f'it would let {len(passed)} of {len(compared)} parts of the "never again" set through once more; '
+                "label more parts like these and train again"
             )
         unread = [entry for entry in result["never_again"] if entry["new"] is None]
         if unread:

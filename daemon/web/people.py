@@ -50,7 +50,7 @@ class PeopleError(ValueError):
 
 
 class ForbiddenError(PermissionError):
-    """This person may not do this, or is not signed in any more."""
+    """The person may not do what they asked for, or is not signed in any more."""
 
 
 class TooManyError(PermissionError):
@@ -150,7 +150,8 @@ class People:
                 row = db.execute("SELECT password FROM people WHERE name = ?", (name,)).fetchone()
             right = False
             with contextlib.suppress(VerificationError, InvalidHashError):
-                right = _HASHER.verify(row[0] if row else _NOBODY, password) and row is not None
+                _HASHER.verify(row[0] if row else _NOBODY, password)
+                right = row is not None
             if not right:
                 self.attempts.failed(name, address)
                 log.warning("sign-in refused: wrong name or password for %r from %s", name[:64], address)

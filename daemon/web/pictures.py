@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -128,7 +128,7 @@ def heat_png(heatmap: NDArray[np.float32], roi: tuple[float, float, float, float
     roi
         That region as fractions x, y, width, height; None: all of the picture.
     """
-    heat = np.clip(heatmap, 0.0, 1.0)
+    heat: NDArray[Any] = np.clip(heatmap, 0.0, 1.0)
     if roi is not None:
         x, y, width, height = roi
         rows, columns = heat.shape

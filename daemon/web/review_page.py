@@ -70,10 +70,10 @@ class Desk:
         self._types: list[str] = []
         with div("lw-desk"):
             with div("lw-stage"):
-                with div("lw-viewer").props('tabindex=0 aria-label="Picture of the part; wheel and drag to zoom"'):
-                    with div("lw-sheet"):
-                        self._picture = ui.element("img").props('alt=""').classes("lw-part")
-                        self._overlay = ui.element("img").props('alt=""').classes("lw-heat")
+                viewer = div("lw-viewer").props('tabindex=0 aria-label="Picture of the part; wheel and drag to zoom"')
+                with viewer, div("lw-sheet"):
+                    self._picture = ui.element("img").props('alt=""').classes("lw-part")
+                    self._overlay = ui.element("img").props('alt=""').classes("lw-heat")
                 self._empty = text("", "lw-empty", "h1")
                 with div("lw-keys"):
                     self._buttons = [
@@ -162,9 +162,8 @@ class Desk:
             with self._votes:
                 for label in self._page.station.labels.labels(part.image):
                     if label.undone_ns is None and label.decision != SKIP:
-                        text(
-                            f"{label.person}: {words.label(label.decision, label.defect_type)}, {words.when(label.at_ns)}"
-                        )
+                        decided = words.label(label.decision, label.defect_type)
+                        text(f"{label.person}: {decided}, {words.when(label.at_ns)}")
 
     async def _show_nearest(self, part: Part) -> None:
         station = self._page.station

@@ -35,6 +35,9 @@ log = logging.getLogger("lineward.web")
 ASSETS = Path(__file__).parent / "assets"
 SIZES = {"view": VIEW_PX, "thumb": THUMB_PX}
 KEEP = {"cache-control": "private, max-age=86400"}
+KEEP_SHORT = {"cache-control": "private, max-age=30"}
+"""A heat-map is another one after a promotion."""
+
 NICE = 5
 STOP_S = 2
 
@@ -185,14 +188,14 @@ def _add_pictures(app: FastAPI, station: Station) -> None:
         return _gone() if data is None else Response(data, media_type="image/jpeg", headers=KEEP)
 
     @app.get("/picture/{image}")
-    async def heat(image: str, version: str = "") -> Response:
+    async def heat(image: str) -> Response:
         part = await run_in_threadpool(station.labels.part, image)
         path = station.pictures.path(part) if part else None
         model = await run_in_threadpool(station.model_path, part.product) if part else None
         if path is None or model is None:
             return _gone()
         try:
-            return Response(await station.heat.png(model, path), media_type="image/png", headers=KEEP)
+            return Response(await station.heat.png(model, path), media_type="image/png", headers=KEEP_SHORT)
         except ValueError as error:
             return PlainTextResponse(str(error), 422)
 

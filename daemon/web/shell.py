@@ -187,12 +187,13 @@ def _head(  # noqa: PLR0917 - one caller
             def turn() -> None:
                 now_dark = dark.value is not True
                 dark.set_value(now_dark)
-                ui.run_javascript(
-                    f"document.cookie='{DARK}={'dark' if now_dark else 'light'}; path=/; max-age=31536000; samesite=strict'"
-                )
+                kept = f"{DARK}={'dark' if now_dark else 'light'}; path=/; max-age=31536000; samesite=strict"
+                ui.run_javascript(f"document.cookie='{kept}'")
 
             ui.button(icon="contrast", on_click=turn).props('flat round aria-label="Light or dark"').classes("lw-icon")
             text(f"{person.name} · {person.role}", "lw-person", "span")
-            with ui.element("form").props('method="post" action="/logout"'):
-                with ui.element("button").props('type="submit"').classes("lw-signout"):
-                    text("Sign out", tag="span")
+            with (
+                ui.element("form").props('method="post" action="/logout"'),
+                ui.element("button").props('type="submit"').classes("lw-signout"),
+            ):
+                text("Sign out", tag="span")

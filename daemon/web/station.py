@@ -91,7 +91,7 @@ class Station:
     def products(self) -> list[str]:
         """Return the products of this station, that of [inspection] first."""
         found: list[str] = []
-        for model in (self.config.inspection.model, *(recipe.model for recipe in self.config.recipes.values())):
+        for model in self._models():
             if not model.suffix:
                 found.append(str(model))
             else:
@@ -102,17 +102,19 @@ class Station:
     def model_path(self, product: str) -> Path | None:
         """Return the bundle that judges a product now: the store's current one, or the file of the configuration."""
         path = store.current(self.root, product)
-        for recipe in (self.config.inspection, *self.config.recipes.values()):
+        for model in self._models():
             with suppress(BundleError):
-                wanted = resolve_model(self.root, recipe.model)
-                if load_manifest(wanted).product == product and (recipe.model.suffix or path is None):
+                wanted = resolve_model(self.root, model)
+                if load_manifest(wanted).product == product and (model.suffix or path is None):
                     return wanted
         return path
 
     def follows_store(self, product: str) -> bool:
         """Tell whether a promotion reaches the running line: the configuration names the product and no file."""
-        models = [self.config.inspection.model, *(recipe.model for recipe in self.config.recipes.values())]
-        return any(str(model) == product for model in models)
+        return any(str(model) == product for model in self._models())
+
+    def _models(self) -> list[Path]:
+        return [self.config.inspection.model, *(recipe.model for recipe in self.config.recipes.values())]
 
     def base_data(self, product: str) -> Path | None:
         """Return the folder the product was first trained on, where the configuration names one."""

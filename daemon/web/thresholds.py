@@ -1,4 +1,4 @@
-"""The threshold in the shop floor's units: how many good parts are rejected in a shift, how many defective ones escape."""
+"""The threshold in the shop floor's units: good parts rejected in a shift, and defective ones that escape."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class Dial:
         few = len(bad) < ENOUGH
         self._warning.set_visibility(few)
         self._warning.set_text(
-            f"Only {len(bad)} defective and {len(good)} good labelled parts speak for this: label more before you rely on it. "
-            "These parts were kept because they are difficult, so the line as a whole does better."
+            f"Only {len(bad)} defective and {len(good)} good labelled parts speak for this: label more before you "
+            "rely on it. These parts were kept because they are difficult, so the line as a whole does better."
         )
 
     def _use(self, person: Person) -> None:

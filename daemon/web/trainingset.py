@@ -12,8 +12,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lineward.images import SUFFIXES
 from lineward.daemon.labels import FAIL, LABELLED
+from lineward.images import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

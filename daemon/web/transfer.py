@@ -231,9 +231,9 @@ def check_picture(data: bytes, name: str) -> None:
             f"{shown}: {size[0]} x {size[1]} pixels are too many; at most {MOST_SIDE_PX} on a side and "
             f"{MOST_PIXELS // 1_000_000} million together, nothing was changed"
         )
+    if size is None or min(size) < 1:
+        raise TransferError(f"{shown}: not an image that Lineward reads (PNG, JPEG, TIFF or BMP); nothing was changed")
     try:
-        if size is None or min(size) < 1:
-            raise ImageFileError(f"{shown}: not an image that Lineward reads (PNG, JPEG, TIFF or BMP)")
         decode_image(data, shown)
     except ImageFileError as error:
         raise TransferError(f"{error}; nothing was changed") from error
@@ -330,8 +330,22 @@ def table(labels: LabelStore, parts: list[Part]) -> str:
     rows = io.StringIO()
     writer = csv.writer(rows)
     writer.writerow(
-        ("file", "part", "product", "kept", "label", "defect_type", "who", "when", "decision", "decided_type")
-        + ("purpose", "undone", "line_verdict", "line_model")
+        [
+            "file",
+            "part",
+            "product",
+            "kept",
+            "label",
+            "defect_type",
+            "who",
+            "when",
+            "decision",
+            "decided_type",
+            "purpose",
+            "undone",
+            "line_verdict",
+            "line_model",
+        ]
     )
     for part in parts:
         for label in labels.labels(part.image):
