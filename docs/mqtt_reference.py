@@ -142,6 +142,7 @@ ALARMS = {
     "broker": "Another client uses our id, or the broker cannot be reached (severity `warning`).",
     "commands": "More commands than a line can mean (severity `warning`).",
     "outbox": "The broker has been away for long: the outbox is nearly full, or full (severity `warning`).",
+    "config": "The configuration could not be read again; the old one stays in force (severity `warning`).",
     "recipe": "A change of recipe failed; the old one stays in force (severity `warning`).",
     "provider": "A wished ONNX Runtime provider is not there; another one judges (severity `warning`).",
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _libc = ctypes.CDLL(None)
 _FILE_ACTIONS_BYTES = 512  # posix_spawn_file_actions_t has 80 bytes in glibc and in musl
+_ATTRIBUTES_BYTES = 1024  # posix_spawnattr_t has 336 bytes in glibc and in musl
+_SIGNAL_SET_BYTES = 256  # sigset_t has 128
+_SETSIGMASK = 0x08  # POSIX_SPAWN_SETSIGMASK of glibc and musl
 SOCKET = 3
 """The descriptor under which the program finds what it was given."""
 
@@ -25,16 +29,23 @@ def spawn(arguments: Sequence[str], given: int) -> int:
     """Start a program and return its pid.
 
     Its standard input and output are ``/dev/null``, standard error is ours, and descriptor `SOCKET` is a copy of
-    ``given``. It inherits nothing else.
+    ``given``. It inherits nothing else. SIGINT is blocked in it from its first instruction: Ctrl-C in a terminal goes
+    to the whole group, and an interpreter that still starts would answer with a traceback.
 
     Raises
     ------
     OSError
         It cannot be started.
     """
-    actions = ctypes.create_string_buffer(_FILE_ACTIONS_BYTES)
+    actions, attributes = (ctypes.create_string_buffer(size) for size in (_FILE_ACTIONS_BYTES, _ATTRIBUTES_BYTES))
+    blocked = ctypes.create_string_buffer(_SIGNAL_SET_BYTES)
+    _libc.sigemptyset(blocked)
+    _libc.sigaddset(blocked, signal.SIGINT)
     _check(_libc.posix_spawn_file_actions_init(actions))
+    _check(_libc.posix_spawnattr_init(attributes))
     try:
+        _check(_libc.posix_spawnattr_setsigmask(attributes, blocked))
+        _check(_libc.posix_spawnattr_setflags(attributes, ctypes.c_short(_SETSIGMASK)))
         _check(_libc.posix_spawn_file_actions_adddup2(actions, given, SOCKET))  # both may be 3: it is inherited then
         for descriptor, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
             _check(_libc.posix_spawn_file_actions_addopen(actions, descriptor, os.fsencode(os.devnull), flags, 0))
@@ -43,8 +54,9 @@ def spawn(arguments: Sequence[str], given: int) -> int:
         pid = ctypes.c_int()
         argv = _strings([os.fsencode(argument) for argument in arguments])
         environment = _strings([name + b"=" + value for name, value in os.environb.items()])
-        _check(_libc.posix_spawn(ctypes.byref(pid), argv[0], actions, None, argv, environment))
+        _check(_libc.posix_spawn(ctypes.byref(pid), argv[0], actions, attributes, argv, environment))
     finally:
+        _libc.posix_spawnattr_destroy(attributes)
         _libc.posix_spawn_file_actions_destroy(actions)
     return pid.value
 
