@@ -11,7 +11,7 @@ from nicegui import ui
 from lineward.daemon.web import words
 from lineward.daemon.web.conflicts_page import table
 from lineward.daemon.web.jobs import RUNNING, STAGES
-from lineward.daemon.web.shell import div, frame, picture, say, text
+from lineward.daemon.web.shell import button, div, frame, picture, say, text
 from lineward.daemon.web.thresholds import Dial
 from lineward.models import store
 
@@ -49,31 +49,23 @@ class Improve:
             with div("lw-card"):
                 text("1. Train", "lw-h3", "h2")
                 self._set = text("")
-                self._train = ui.button(
-                    "Train a new model", icon="model_training", on_click=action("technician", self._start)
+                self._train = button(
+                    "Train a new model", "model_training", action("technician", self._start), "lw-main"
                 )
-                self._train.props("no-caps unelevated").classes("lw-main")
                 with div("lw-progress") as self._progress:
                     self._stage = text("").props('role="status"')
                     self._bar = ui.linear_progress(0.0, show_value=False).props('aria-label="Progress of the training"')
                     self._left = text("", "lw-muted")
                     self._line = text("", "lw-muted")
-                    ui.button("Cancel", icon="stop", on_click=action("technician", self._cancel)).props("no-caps flat")
+                    button("Cancel", "stop", action("technician", self._cancel))
                 self._said = text("", "lw-said-line")
             with div("lw-card"):
                 text("3. Let it judge", "lw-h3", "h2")
                 self._now = text("")
                 self._why_not = text("", "lw-said-line")
-                self._promote = ui.button(
-                    "Promote the new model", icon="verified", on_click=action("technician", self._ask)
-                )
-                self._promote.props("no-caps unelevated").classes("lw-main")
-                ui.button(
-                    "Go back to the model before", icon="history", on_click=action("technician", self._back)
-                ).props("no-caps flat")
-                ui.button("Compare again", icon="compare", on_click=action("technician", self._again)).props(
-                    "no-caps flat"
-                )
+                self._promote = button("Promote the new model", "verified", action("technician", self._ask), "lw-main")
+                button("Go back to the model before", "history", action("technician", self._back))
+                button("Compare again", "compare", action("technician", self._again))
                 if not page.station.follows_store(page.product):
                     text(
                         f'This station uses a file of its own: write model = "{page.product}" under [inspection] in '
@@ -87,10 +79,8 @@ class Improve:
         with ui.dialog() as self._sure, ui.card().classes("lw-dialog"):
             self._question = text("")
             with div("lw-row"):
-                ui.button("Yes, let it judge", on_click=action("technician", self._do_promote)).props(
-                    "no-caps unelevated"
-                )
-                ui.button("No", on_click=self._sure.close).props("no-caps flat")
+                button("Yes, let it judge", None, action("technician", self._do_promote), "lw-main")
+                button("No", None, self._sure.close)
         ui.timer(LOOK_S, self._look)
 
     # ---- actions

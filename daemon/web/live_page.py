@@ -22,6 +22,9 @@ LOOK_S = 1.0
 STRIP = 12
 WEEK_NS = 7 * 86_400 * 1_000_000_000
 REJECTS_S = 30.0
+WORDS = ("Line", "Camera", "Broker")
+"""Tiles that hold words, in smaller letters than figures."""
+
 GOOD_STATES = {"continuous_execution", "ready", "single_execution"}
 RUNNING = {"offline": "gone", "stopped": "stopped", "silent": "no parts come", "": "not known"}
 
@@ -167,7 +170,8 @@ class Live:
 
 class _Tile:
     def __init__(self, title: str) -> None:
-        with div("lw-tile") as self._box:
+        self._classes = "lw-tile lw-words" if title in WORDS else "lw-tile"
+        with div(self._classes) as self._box:
             text(title, "lw-tile-title")
             self._value = text("-", "lw-tile-value")
             self._more = text("", "lw-tile-more")
@@ -175,7 +179,7 @@ class _Tile:
     def set(self, value: str, more: str = "", *, bad: bool = False) -> None:
         self._value.set_text(value)
         self._more.set_text(more)
-        self._box.classes(replace="lw-tile lw-bad" if bad else "lw-tile")
+        self._box.classes(replace=f"{self._classes} lw-bad" if bad else self._classes)
 
 
 class _Chip:

@@ -14,7 +14,7 @@ from nicegui import events, ui
 from lineward.daemon.labels import FAIL, LABELLED, PASS, SETTLE, SKIP, LabelError, clean_type
 from lineward.daemon.web import words
 from lineward.daemon.web.pictures import MOST_VECTORS
-from lineward.daemon.web.shell import div, frame, picture, picture_url, say, set_source, text
+from lineward.daemon.web.shell import button, div, frame, picture, picture_url, say, set_source, text
 
 if TYPE_CHECKING:
     from lineward.daemon.labels import Part
@@ -81,13 +81,9 @@ class Desk:
                         self._button("Fail", "F", "cancel", "lw-b-fail", FAIL),
                         self._button("Skip", "S", "skip_next", "lw-b-skip", SKIP),
                     ]
-                    ui.button("Undo (U)", icon="undo", on_click=page.action("technician", self._undo)).props(
-                        "flat no-caps"
-                    )
-                    ui.button("Heat-map (H)", icon="local_fire_department", on_click=self._turn_heat).props(
-                        "flat no-caps"
-                    )
-                    ui.button("Whole (0)", icon="fit_screen").props("flat no-caps").classes("lw-whole")
+                    button("Undo (U)", "undo", page.action("technician", self._undo))
+                    button("Heat-map (H)", "local_fire_department", self._turn_heat)
+                    button("Whole (0)", "fit_screen", None, "lw-quiet lw-whole")
                 self._choice = div("lw-types")
             with ui.element("aside").classes("lw-side"):
                 with div("lw-card"):
@@ -117,8 +113,7 @@ class Desk:
         async def act(person: Person) -> None:
             await self._decide(person, decision)
 
-        button = ui.button(f"{name} ({key})", icon=icon, on_click=self._page.action("technician", act))
-        return button.props("no-caps unelevated").classes(f"lw-decide {classes}")
+        return button(f"{name} ({key})", icon, self._page.action("technician", act), f"lw-decide {classes}")
 
     # ---- what is shown
 
@@ -128,8 +123,8 @@ class Desk:
         if self._now is None and self._coming:
             self._now = self._coming.pop(0)
         part = self._now[0] if self._now else None
-        for button in self._buttons:
-            button.set_visibility(part is not None)
+        for key in self._buttons:
+            key.set_visibility(part is not None)
         self._picture.set_visibility(part is not None)
         self._end_choice()
         self._votes.clear()
@@ -285,13 +280,10 @@ class Desk:
         with self._choice:
             text("Which defect?", "lw-h3", "h3")
             for number, name in enumerate(self._types, 1):
-                ui.button(
-                    f"{number} {name}", on_click=lambda _=None, name=name: action("technician", self._fail)(name)
-                ).props("no-caps outline")
-            ui.button("Enter: not named", on_click=lambda: action("technician", self._fail)("")).props(
-                "no-caps outline"
-            )
-            new = ui.input("New defect").props('dense outlined maxlength=40 aria-label="Name of a new defect"')
+                button(f"{number} {name}", None, lambda _=None, name=name: action("technician", self._fail)(name))
+            button("Enter: not named", None, lambda: action("technician", self._fail)(""))
+            new = ui.input("New defect (N)").props('dense outlined maxlength=40 aria-label="Name of a new defect"')
+            new.classes("lw-new-type")
 
             async def add(person: Person) -> None:
                 await self._give(person, FAIL, clean_type(new.value or ""))

@@ -98,6 +98,12 @@ def text(words: str, classes: str = "", tag: str = "div") -> ui.label:
     return label
 
 
+def button(words: str, icon: str | None, act: Callable[..., Any] | None, classes: str = "lw-quiet") -> ui.button:
+    """Make a button in colours of the style sheet; Quasar's own are too pale to be read."""
+    made = ui.button(words, icon=icon, on_click=act, color=None)
+    return made.props("no-caps unelevated").classes(classes)
+
+
 def picture(image: str, size: str, alternative: str, classes: str = "") -> ui.element:
     """Make a picture of a part."""
     element = ui.element("img").classes(classes)
@@ -190,7 +196,7 @@ def _head(  # noqa: PLR0917 - one caller
                 kept = f"{DARK}={'dark' if now_dark else 'light'}; path=/; max-age=31536000; samesite=strict"
                 ui.run_javascript(f"document.cookie='{kept}'")
 
-            ui.button(icon="contrast", on_click=turn).props('flat round aria-label="Light or dark"').classes("lw-icon")
+            button("", "contrast", turn, "lw-icon").props('round aria-label="Light or dark"')
             text(f"{person.name} · {person.role}", "lw-person", "span")
             with (
                 ui.element("form").props('method="post" action="/logout"'),

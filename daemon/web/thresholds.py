@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import ui
 
-from lineward.daemon.web.shell import div, text
+from lineward.daemon.web.shell import button, div, text
 from lineward.models.bundle import load_bundle, save_bundle
 from lineward.models.metrics import rate
 from lineward.models.verdict import Thresholds, decide
@@ -51,9 +51,7 @@ class Dial:
             ).props('label aria-label="How strict"')
             self._said = text("").props('role="status"')
             self._warning = text("", "lw-alarm lw-warning")
-            ui.button("Use this strictness", icon="tune", on_click=page.action("engineer", self._use)).props(
-                "no-caps flat"
-            )
+            button("Use this strictness", "tune", page.action("engineer", self._use))
         self._say()
 
     def _position(self) -> int:

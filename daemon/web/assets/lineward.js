@@ -53,11 +53,14 @@
   document.addEventListener("dragstart", (event) => { if (event.target.closest?.(".lw-viewer")) event.preventDefault(); });
   document.addEventListener("dblclick", (event) => { if (event.target.closest?.(".lw-viewer")) whole(); });
   document.addEventListener("click", (event) => { if (event.target.closest?.(".lw-whole")) whole(); });
+  const newType = () => document.querySelector(".lw-types.lw-open .lw-new-type input");
   document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && event.target === newType()) event.target.blur();
     if (/input|textarea|select/i.test(event.target.tagName) || event.ctrlKey || event.altKey || event.metaKey) return;
     if (event.key === "+" || event.key === "=") centre(1.5);
     else if (event.key === "-") centre(1 / 1.5);
     else if (event.key === "0") whole();
+    else if (event.key === "n" && newType()) { event.preventDefault(); newType().focus(); }
     // A button that was clicked keeps the focus; Enter in the choice of a defect must not press it again.
     else if (event.key === "Enter" && document.querySelector(".lw-types.lw-open") && event.target.closest?.(".lw-decide")) event.preventDefault();
   });
