@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from lineward.daemon.retry import Outage, delay_s
@@ -24,6 +24,7 @@ from lineward.drivers.camera import (
     NoFrameReason,
     Trigger,
 )
+from lineward.drivers.inbox import MAX_WAITING
 from lineward.drivers.lifecycle import Link, Step, follow
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class FrameSource:
         self._lost_frames: Counter[Cause] = Counter()  # of the present spell of losses
         self._lost_at = 0.0
         self._looked_at = self._frame_at = 0.0
+        self._waiting: deque[Part] = deque()
+        """Parts whose frames came and that are not judged yet, the oldest first."""
         self.link = Link.CLOSED
         self.info: CameraInfo | None = None
 
@@ -204,21 +207,48 @@ class FrameSource:
         if switch is not None:
             yield from self._frames_before(switch)
             self._change_over(switch)
-        got = self._camera.grab(GRAB_S)
-        self._watch_silence(got)
-        if isinstance(got, Frame):
-            yield from self._parts_of(got)
-        elif got.reason is NoFrameReason.BROKEN_FILE:
-            self._health.missing[Cause.BROKEN_FILE] += 1
-            log.warning("skipped: %s", got.detail)
-        elif got.reason is NoFrameReason.END:
+        got = self._gather(GRAB_S)
+        if got is NoFrameReason.END:
             return True
-        else:  # an incomplete frame is counted with the next whole one
-            self._alive()
+        yield from self._judge_one()
         return False
 
-    def _parts_of(self, frame: Frame) -> Iterator[Part]:
-        """Answer the frames that are missing before this one, then yield this one's part."""
+    def _gather(self, timeout_s: float) -> NoFrameReason | None:
+        """Take what came by itself, so that the deadline of each part that waits is known; wait only if none does.
+
+        Returns why there is nothing more, or None when there may be.
+        """
+        for _ in range(2 * MAX_WAITING if self._book.realtime else 1):  # the next file of a replay waits without harm
+            try:
+                got = self._camera.take(0.0 if self._waiting else timeout_s)
+                self._watch_silence(got)
+            except CameraError:
+                if self._waiting:  # they came whole, and their parts passed
+                    return None
+                raise
+            if isinstance(got, Frame):
+                self._take_in(got)
+                continue
+            if got.reason is NoFrameReason.BROKEN_FILE:
+                self._health.missing[Cause.BROKEN_FILE] += 1
+                log.warning("skipped: %s", got.detail)
+            elif got.reason is not NoFrameReason.END and not self._waiting:
+                self._alive()  # an incomplete frame is counted with the next whole one
+            return got.reason
+        return None
+
+    def _judge_one(self) -> Iterator[Part]:
+        """Yield the part that has waited longest, unless its time is over; then give its frame back."""
+        if not self._waiting:
+            return
+        part = self._waiting.popleft()
+        if self._book.turn(part):
+            yield part
+        assert part.frame is not None
+        self._camera.release(part.frame)
+
+    def _take_in(self, frame: Frame) -> None:
+        """Answer the frames that are missing before this one, then let this one's part wait; the oldest makes room."""
         self._count(frame.missing)
         lost = [cause for cause, n in frame.missing.items() if cause is not Cause.BROKEN_FILE for _ in range(n)]
         if self._book.realtime:
@@ -226,7 +256,13 @@ class FrameSource:
                 frame_id = frame.frame_id - len(lost) + place
                 missed = self._book.missed(frame_id if frame_id >= 0 else None)
                 self._answers.undecided(missed, _ANSWER_FOR.get(cause, Reason.NO_IMAGE))
-        yield self._book.from_frame(frame)
+        self._waiting.append(self._book.from_frame(frame))
+        if len(self._waiting) > MAX_WAITING:
+            oldest = self._waiting.popleft()
+            self._answers.undecided(oldest, Reason.QUEUE_FULL)
+            self._count({Cause.OVERRUN: 1})
+            assert oldest.frame is not None
+            self._camera.release(oldest.frame)
 
     def _next_triggered(self) -> Iterator[Part]:
         """Wait a little for a trigger, expose, and yield the part with its frame."""
@@ -271,11 +307,9 @@ class FrameSource:
         """Yield the parts whose frames came before a change of recipe was asked for: the old recipe judges them."""
         if dict(switch.recipe.settings) == dict(self._settings) or not self._book.realtime:
             return  # nothing is thrown away, and the book knows by the time of a frame which recipe it belongs to
-        asked_ns = time.monotonic_ns()
-        while isinstance(got := self._camera.grab(0.0), Frame):
-            yield from self._parts_of(got)
-            if got.received_ns >= asked_ns:
-                break
+        self._gather(0.0)
+        while self._waiting:
+            yield from self._judge_one()
         for _ in range(self._camera.flush()):
             self._answers.undecided(self._book.missed(None), Reason.WRONG_PRODUCT)
 

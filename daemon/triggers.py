@@ -241,13 +241,13 @@ class TriggerBook:
             return part
 
     def from_frame(self, frame: Frame) -> Part:
-        """Make the part that a frame of a free-running or electrically triggered camera shows."""
+        """Make the part that a frame of a free-running or electrically triggered camera shows; it waits for `turn`."""
         with self.changed:
             recipe = self._recipe_at(frame.received_ns)
             now = self._clock()
             given = frame.received_ns if self.realtime else now
             part = self._with_id(given, recipe, frame.source)
-            part.frame, part.frame_id, part.stage, part.taken_ns = frame, frame.frame_id, Stage.JUDGING, now
+            part.frame, part.frame_id = frame, frame.frame_id
             if not part.trigger_id and frame.trigger_id is not None:
                 part.trigger_id = str(frame.trigger_id)
             if self.realtime and recipe is not None:
@@ -255,6 +255,12 @@ class TriggerBook:
                 self._open[id(part)] = part
                 self.changed.notify_all()
             return part
+
+    def turn(self, part: Part) -> bool:
+        """Say that a part is judged from now on; False if its time is over and it has its answer."""
+        with self.changed:
+            part.stage, part.taken_ns = Stage.JUDGING, self._clock()
+            return part.seq is None
 
     def missed(self, frame_id: int | None) -> Part:
         """Make the part whose frame is known to be missing; it uses up the id that was announced for it."""

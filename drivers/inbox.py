@@ -20,7 +20,7 @@ MAX_WAITING = 4
 
 
 class Inbox:
-    """Holds the rings and what waits in them; at most one frame is held by the caller.
+    """Holds the rings, what waits in them, and what the caller looks at.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Inbox:
         self._rings: dict[int, Ring] = {}
         self._frames: deque[tuple[Place, Frame]] = deque()
         self._notices: deque[NoFrame] = deque()
-        self._held: Place | None = None
+        self._held: list[tuple[Place, Frame]] = []
         self._given_up: Counter[Cause] = Counter()  # lost since the last delivered frame
         self.lost: Counter[Cause] = Counter()
         """Frames given up here since the camera was opened, by cause."""
@@ -67,18 +67,26 @@ class Inbox:
         """Return the oldest frame, which the caller holds from now on, or a notice, or None."""
         if not self._frames:
             return self._notices.popleft() if self._notices else None
-        self._held, frame = self._frames.popleft()
-        if not self._given_up:
-            return frame
-        self._given_up.update(frame.missing)
-        missing, self._given_up = dict(self._given_up), Counter()
-        return replace(frame, missing=missing)
+        place, frame = self._frames.popleft()
+        if self._given_up:
+            self._given_up.update(frame.missing)
+            frame = replace(frame, missing=dict(self._given_up))
+            self._given_up = Counter()
+        self._held.append((place, frame))
+        return frame
+
+    def release(self, frame: Frame) -> None:
+        """Give back a frame that the caller held; nothing if it was given back already."""
+        for number, (place, held) in enumerate(self._held):
+            if held is frame:
+                del self._held[number]
+                self._release(*place)
+                return
 
     def release_held(self) -> None:
-        """Give back the frame that the caller held."""
-        if self._held is not None:
-            place, self._held = self._held, None
-            self._release(*place)
+        """Give back all frames that the caller held."""
+        while self._held:
+            self._release(*self._held.pop(0)[0])
 
     def forget(self) -> int:
         """Drop all that waits and return how many frames that were; what was lost before them is told all the same."""

@@ -177,8 +177,19 @@ class CameraProcess:
         return waiting + count
 
     def grab(self, timeout_s: float) -> Frame | NoFrame:
-        """Wait for the next frame; gives the previous frame's memory back to the camera process."""
+        """Wait for the next frame; gives the memory of all frames before back to the camera process."""
         self._inbox.release_held()
+        return self.take(timeout_s)
+
+    def release(self, frame: Frame) -> None:
+        """Give the memory of a frame back to the camera process; its image must not be looked at any more."""
+        self._inbox.release(frame)
+
+    def take(self, timeout_s: float) -> Frame | NoFrame:
+        """Wait for the next frame and hold it until `release`, or until all are given back by `grab` or `stop`.
+
+        Each held frame takes a place that the camera process cannot write to; there are three to eight.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
             self._drain(0.0)

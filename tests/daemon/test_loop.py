@@ -85,6 +85,7 @@ def test_times_are_consistent(line: Line) -> None:
     """Stages come from the verdict, totals run from the trigger, wall clock and monotonic clock agree."""
     line.book.activate(recipe())
     part = line.book.from_frame(frame(3, age_s=0.1))
+    assert line.book.turn(part)
     result = draft_result(part, PASS, CAMERA, time.monotonic_ns())
     assert (result.latency.prepare, result.latency.infer, result.latency.decide) == (1, 2, 3)
     assert 100 <= result.latency.grab <= result.latency.total
