@@ -12,11 +12,14 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.daemon.desk import Desk, recipe
+from tests.daemon.desk import PASS, Desk, recipe
 
 from lineward.daemon import frames as frames_module
+from lineward.daemon.answers import Judgement
+from lineward.daemon.clock import DeadlineClock
 from lineward.daemon.frames import FrameSource
 from lineward.daemon.states import Event, State, StateMachine
+from lineward.daemon.triggers import Stage
 from lineward.drivers.camera import CameraSettingError
 from lineward.drivers.lifecycle import LINK_TRANSITIONS, Link, Step, WrongStepError, follow
 from lineward.drivers.process import CameraProcess
@@ -151,6 +154,28 @@ def test_lost_frames_are_counted_by_cause_and_said_once(
         assert len(spells) == len([text for text in texts if "the spell cost" in text]) >= 1
         assert "check the link's bandwidth" in spells[0]
         assert station.source.link is Link.STREAMING
+
+
+def test_frames_that_wait_behind_a_slow_judge_are_answered_by_the_clock(tmp_path: Path) -> None:
+    """The deadline of a frame that waits is watched; what has its answer is not judged; each frame has one answer."""
+    with closing(Station(tmp_path, rate_hz=50.0)) as station:
+        station.desk.book.activate(recipe(deadline_ms=60))
+        clock = DeadlineClock(station.desk.book, station.desk.answers)
+        clock.start()
+        judged = []
+        for part in itertools.islice(station.source, 6):
+            assert part.frame is not None
+            assert part.stage is Stage.JUDGING
+            judged.append(part.frame.frame_id)
+            time.sleep(0.15)
+            station.desk.answers.give(Judgement(part, PASS))
+        clock.close()
+        rows = list(station.desk.ledger.rows())
+    answered = sorted(row.frame_id for row in rows if row.frame_id is not None)
+    assert answered == sorted(set(answered)), "one answer for each frame"
+    assert set(range(judged[0], judged[-1] + 1)) <= set(answered), "and for every one"
+    assert len({row.frame_id for row in rows if row.reason == "timeout"} - set(judged)) >= 5
+    assert not any(row.verdict == "pass" for row in rows)
 
 
 def test_a_camera_process_beyond_its_memory_budget_is_replaced_between_parts(
