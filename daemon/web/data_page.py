@@ -18,11 +18,13 @@ from lineward.daemon.labels import FAIL, PASS
 from lineward.daemon.web import words
 from lineward.daemon.web.conflicts_page import table
 from lineward.daemon.web.guard import address
-from lineward.daemon.web.shell import REFUSALS, div, frame, picture, say, text
+from lineward.daemon.web.jobs import CHECK, DONE, STAGES
+from lineward.daemon.web.shell import REFUSALS, button, div, frame, picture, say, text
 from lineward.daemon.web.trainingset import is_held_out
 from lineward.daemon.web.transfer import export, import_zip
 
 if TYPE_CHECKING:
+    from lineward.daemon.web.jobs import Job
     from lineward.daemon.web.people import Person
     from lineward.daemon.web.shell import Page
     from lineward.daemon.web.station import Station
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lineward.web")
 
 GALLERY = 60
+LOOK_S = 1.0
 FORMS = (("folders", "Folders (ZIP)", ".zip"), ("coco", "COCO (ZIP)", ".zip"), ("csv", "List (CSV)", ".csv"))
 
 
@@ -76,6 +79,13 @@ class DataPage:
         self._page = page
         self._filter: tuple[str | None, str | None] = (None, None)
         self._tables = div("lw-columns")
+        with div("lw-card lw-check"):
+            text("What the set lacks", "lw-h3", "h2")
+            start = page.action("technician", self._check)
+            self._start = button("Check the labelled pictures", "fact_check", start, "lw-main")
+            self._progress = text("").props('role="status"')
+            self._findings = div("lw-findings")
+        self._drawn: tuple[str, str] | None = None
         with div("lw-row"):
             text("Pictures", "lw-h2", "h2")
             self._choice = ui.select({}, on_change=self._choose).props('dense outlined aria-label="Which pictures"')
@@ -85,6 +95,57 @@ class DataPage:
         else:
             text("Import and export need the role engineer.", "lw-muted")
         self._show()
+        ui.timer(LOOK_S, self._look)
+
+    # ---- the check
+
+    def _check(self, person: Person) -> None:
+        self._page.station.jobs.start(self._page.product, person.name, kind=CHECK)
+
+    def _look(self) -> None:
+        jobs = self._page.station.jobs
+        running, job = jobs.running, jobs.latest(self._page.product, CHECK)
+        self._start.set_enabled(running is None)
+        said = ""
+        if running is not None:
+            said = f"{STAGES.get(running.stage, running.stage)}, {running.share:.0%} of the {running.kind} done"
+        elif job is not None and job.state != DONE:
+            said = f"The last check: {job.state}. {job.text}"
+        self._progress.set_text(said)
+        key = (job.id, job.state) if job is not None else ("", "")
+        if key != self._drawn:
+            self._drawn = key
+            self._findings.clear()
+            with self._findings:
+                if job is not None and job.result is not None:
+                    self._draw_findings(job)
+
+    def _draw_findings(self, job: Job) -> None:
+        assert job.result is not None
+        text(f"Checked {words.when(round(job.ended_s * 1e9))} by {job.by}", "lw-muted")
+        found = [finding for finding in job.result["findings"] if finding["level"] != "ok"]
+        for finding in sorted(found, key=lambda finding: finding["level"] != "problem"):
+            with div("lw-alarm" if finding["level"] == "problem" else "lw-alarm lw-warning"), div("lw-finding"):
+                text(finding["text"])
+                with div("lw-near"):
+                    for file in finding["files"]:
+                        self._cause(file)
+        good = len(job.result["findings"]) - len(found)
+        text(f"{good} other things were looked at and are fine." if found else "Nothing is wrong with this set.")
+        for sentence in job.result["forecast"]:
+            text(sentence, "lw-muted")
+
+    def _cause(self, file: str) -> None:
+        """Show a picture that a finding is about; one of the base data has only its name here."""
+        image = Path(file).stem
+        if self._page.station.labels.part(image) is None:
+            text(file, "lw-muted lw-small")
+            return
+        with div("lw-thumb"):
+            picture(image, "thumb", "")
+            text(file.rsplit("/", 1)[0], "lw-small")
+
+    # ---- what there is
 
     def _show(self) -> None:
         labels, product = self._page.station.labels, self._page.product

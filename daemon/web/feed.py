@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import secrets
 import sqlite3
 import threading
@@ -34,6 +35,9 @@ FIGURES_S = 5.0
 LET_GO_S = 15.0
 MINUTE_NS, HOUR_NS = 60_000_000_000, 3_600_000_000_000
 SILENT_S = 30.0
+RECENT, BEFORE = 60, 600
+"""Parts among which something new is looked for, and those before them that say what is usual."""
+
 LARGEST = 64 << 10
 
 
@@ -100,6 +104,7 @@ class Feed:
         self._known_at = float("-inf")
         self._figures: tuple[dict[str, int], float] = ({}, 0.0)
         self._figures_at = float("-inf")
+        self._news = ""
         self._stop = threading.Event()
 
     def snapshot(self) -> Snapshot:
@@ -204,6 +209,8 @@ class Feed:
         if not latency and answers:
             times = np.array([answer.ms for answer in answers])
             latency = {"p50": float(np.quantile(times, 0.5)), "p99": float(times.max())}
+        if self._news:
+            troubles.append(Trouble("novel", "warning", self._news))
         silent_s = (time.time_ns() - rows[0].recorded_ns) / 1e9 if rows else None
         if not rows:
             troubles.append(Trouble("page", "warning", "no part has been judged yet; start `lineward run`"))
@@ -257,9 +264,38 @@ class Feed:
                 )
             )
             minute = self._ledger.select("SELECT count(*) FROM results WHERE trigger_ns >= ?", now - MINUTE_NS)
+            self._news = self._look_for_news()
             self._figures = ({str(name): int(n) for name, n in hour.items()}, float(minute[0][0]) if minute else 0.0)
             self._figures_at = time.monotonic()
         return self._figures
+
+    def _look_for_news(self) -> str:
+        """Say so when many more parts than before go to review: a new defect, another material, a lamp that ages."""
+        rows = self._ledger.select(
+            "SELECT verdict = 'review', reason = 'unlike_training', model_sha256 FROM results"
+            " ORDER BY seq DESC LIMIT ?",
+            RECENT + BEFORE,
+        )
+        same = [row for row in rows if row[2] == rows[0][2]]
+        recent, before = same[:RECENT], same[RECENT:]
+        review = sum(row[0] for row in recent)
+        if not rises(review, len(recent), sum(row[0] for row in before), len(before)):
+            return ""
+        unlike = sum(row[1] for row in recent)
+        return (
+            f"{review} of the last {len(recent)} parts went to review, {unlike} of them unlike anything in training; "
+            f"before, it was {sum(row[0] for row in before)} of {len(before)}. Perhaps a new kind of defect: label "
+            "some of them on the page Review and train a new model"
+        )
+
+
+def rises(now: int, of_now: int, before: int, of_before: int) -> bool:
+    """Tell whether a count is so much higher than before that chance does this once in a million looks or less."""
+    if of_now < RECENT or of_before < RECENT:
+        return False
+    share = (before + 1) / (of_before + 2)
+    fewer = sum(math.comb(of_now, n) * share**n * (1 - share) ** (of_now - n) for n in range(now))
+    return 1 - fewer < 1e-6
 
 
 def _answer(row: Row, image: str) -> Answer:

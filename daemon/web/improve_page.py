@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
@@ -10,7 +11,7 @@ from nicegui import ui
 
 from lineward.daemon.web import words
 from lineward.daemon.web.conflicts_page import table
-from lineward.daemon.web.jobs import RUNNING, STAGES
+from lineward.daemon.web.jobs import FULL, QUICK, RUNNING, STAGES
 from lineward.daemon.web.shell import button, div, frame, picture, say, text
 from lineward.daemon.web.thresholds import Dial
 from lineward.models import store
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from lineward.daemon.web.station import Station
 
 LOOK_S = 1.0
-GALLERY = 48
-AUDIT = 12
+GALLERY = 24
+AUDIT = 6
+TIERS = {QUICK: "Quick: about a minute", FULL: "Full: ten minutes or more, often better"}
 WHAT = {"add": "brought in", "promote": "let judge", "rollback": "went back to", "found": "found in force"}
 
 
@@ -52,6 +54,10 @@ class Improve:
                 self._train = button(
                     "Train a new model", "model_training", action("technician", self._start), "lw-main"
                 )
+                self._tier = (
+                    ui.toggle(TIERS, value=QUICK).props('no-caps aria-label="How thorough"').classes("lw-toggle")
+                )
+                self._tier.set_visibility(importlib.util.find_spec("torch") is not None)
                 with div("lw-progress") as self._progress:
                     self._stage = text("").props('role="status"')
                     self._bar = ui.linear_progress(0.0, show_value=False).props('aria-label="Progress of the training"')
@@ -60,22 +66,23 @@ class Improve:
                     button("Cancel", "stop", action("technician", self._cancel))
                 self._said = text("", "lw-said-line")
             with div("lw-card"):
-                text("3. Let it judge", "lw-h3", "h2")
-                self._now = text("")
-                self._why_not = text("", "lw-said-line")
-                self._promote = button("Promote the new model", "verified", action("technician", self._ask), "lw-main")
-                button("Go back to the model before", "history", action("technician", self._back))
-                button("Compare again", "compare", action("technician", self._again))
-                if not page.station.follows_store(page.product):
-                    text(
-                        f'This station uses a file of its own: write model = "{page.product}" under [inspection] in '
-                        "its configuration, or a promotion does not reach it.",
-                        "lw-alarm lw-warning",
-                    )
+                text("Who decided what", "lw-h3", "h2")
+                self._audit = div("lw-audit")
         text("2. What would change", "lw-h2", "h2")
         self._result = div("lw-result")
-        text("Who decided what", "lw-h2", "h2")
-        self._audit = div("lw-audit")
+        with div("lw-card"):
+            text("3. Let it judge", "lw-h3", "h2")
+            self._now = text("")
+            self._why_not = text("", "lw-said-line")
+            self._promote = button("Promote the new model", "verified", action("technician", self._ask), "lw-main")
+            button("Go back to the model before", "history", action("technician", self._back))
+            button("Compare again", "compare", action("technician", self._again))
+            if not page.station.follows_store(page.product):
+                text(
+                    f'This station uses a file of its own: write model = "{page.product}" under [inspection] in '
+                    "its configuration, or a promotion does not reach it.",
+                    "lw-alarm lw-warning",
+                )
         with ui.dialog() as self._sure, ui.card().classes("lw-dialog"):
             self._question = text("")
             with div("lw-row"):
@@ -86,7 +93,7 @@ class Improve:
     # ---- actions
 
     def _start(self, person: Person) -> None:
-        self._page.station.jobs.start(self._page.product, person.name)
+        self._page.station.jobs.start(self._page.product, person.name, tier=str(self._tier.value))
 
     def _again(self, person: Person) -> None:
         self._page.station.jobs.start(self._page.product, person.name, only_compare=True)

@@ -1,4 +1,4 @@
-"""Training on request: one at a time, in a process of its own; its state is on disk, so a restart loses nothing.
+"""Training and checks on request: one at a time, in a process of its own; its state is on disk.
 
 ``<root>/review/jobs/<id>/`` holds the order, the candidate and the comparison. What was computed for a picture stays in
 the cache, so a training that was cut short goes on where it was when it is started again.
@@ -36,16 +36,38 @@ SHIFT_NS = 8 * 3_600_000_000_000
 SHIFT_MOST = 400
 KEEP_JOBS = 5
 MIN_LABELLED = 1
+QUICK, FULL = "quick", "full"
+TRAIN, CHECK = "train", "check"
 
 STAGES = {
     "collect": "collecting the labelled pictures",
     "read": "reading the pictures",
     "features": "looking at each picture",
     "fit": "learning",
+    "maps": "learning where defects are",
+    "tune": "tuning the network",
+    "look": "looking for contradictions and copies",
+    "learning curve": "working out what more pictures would bring",
     "check": "checking that the finished file says the same",
     "compare": "comparing with the model in use",
 }
-_WEIGHTS = {"collect": 0.02, "read": 0.05, "features": 0.5, "fit": 0.18, "check": 0.1, "compare": 0.15}
+_WEIGHTS = {
+    QUICK: {"collect": 0.02, "read": 0.05, "features": 0.5, "fit": 0.18, "check": 0.1, "compare": 0.15},
+    FULL: {
+        "collect": 0.01,
+        "read": 0.01,
+        "features": 0.05,
+        "fit": 0.02,
+        "maps": 0.08,
+        "tune": 0.78,
+        "check": 0.03,
+        "compare": 0.02,
+    },
+    CHECK: {"collect": 0.02, "read": 0.08, "features": 0.5, "look": 0.1, "learning curve": 0.3},
+}
+
+
+WHAT = {TRAIN: "training", CHECK: "check"}
 
 
 class JobError(ValueError):
@@ -54,12 +76,14 @@ class JobError(ValueError):
 
 @dataclass(slots=True)
 class Job:
-    """One training and how far it is; times in seconds since 1970."""
+    """One training or check of the data and how far it is; times in seconds since 1970."""
 
     id: str
     product: str
     by: str
     started_s: float
+    kind: str = TRAIN
+    tier: str = QUICK
     state: str = RUNNING
     stage: str = "collect"
     done: int = 0
@@ -75,9 +99,10 @@ class Job:
         """Return how much is done, 0..1."""
         if self.state == DONE:
             return 1.0
-        names = list(_WEIGHTS)
-        before = sum(_WEIGHTS[name] for name in names[: names.index(self.stage)]) if self.stage in names else 0.0
-        return min(0.99, before + _WEIGHTS.get(self.stage, 0.0) * (self.done / self.of if self.of else 0.0))
+        weights = _WEIGHTS[CHECK if self.kind == CHECK else self.tier]
+        names = list(weights)
+        before = sum(weights[name] for name in names[: names.index(self.stage)]) if self.stage in names else 0.0
+        return min(0.99, before + weights.get(self.stage, 0.0) * (self.done / self.of if self.of else 0.0))
 
     @property
     def left_s(self) -> float | None:
@@ -95,14 +120,14 @@ class Jobs:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._job: Job | None = None
-        self._latest: dict[str, Job] = {}
+        self._latest: dict[tuple[str, str], Job] = {}
         for path in sorted(self._folder.glob("*/job.json")):
             with suppress(ValueError, TypeError, OSError):
                 job = Job(**json.loads(path.read_bytes()))
                 if job.state == RUNNING:
                     job.state = INTERRUPTED
-                    job.text = "the page was ended during the training; start it again, what is done is kept"
-                self._latest[job.product] = job
+                    job.text = f"the page was ended during the {WHAT[job.kind]}; start it again, what is done is kept"
+                self._latest[job.product, job.kind] = job
 
     @property
     def running(self) -> Job | None:
@@ -110,16 +135,16 @@ class Jobs:
         job = self._job
         return job if job is not None and job.state == RUNNING else None
 
-    def latest(self, product: str) -> Job | None:
-        """Return the newest training of a product."""
-        return self._latest.get(product)
+    def latest(self, product: str, kind: str = TRAIN) -> Job | None:
+        """Return the newest training or check of a product."""
+        return self._latest.get((product, kind))
 
     def candidate(self, job: Job) -> Path:
         """Return where the candidate of a training is."""
         return self._folder / job.id / "candidate.lward"
 
-    def start(self, product: str, by: str, *, only_compare: bool = False) -> Job:
-        """Begin a training, or compare the newest candidate again.
+    def start(self, product: str, by: str, *, kind: str = TRAIN, tier: str = QUICK, only_compare: bool = False) -> Job:
+        """Begin a training or a check of the labelled pictures, or compare the newest candidate again.
 
         Raises
         ------
@@ -128,9 +153,9 @@ class Jobs:
         """
         with self._lock:
             if self.running is not None:
-                raise JobError(f"{self.running.by} has a training running; wait for it or cancel it")
+                raise JobError(f"{self.running.by} has a {WHAT[self.running.kind]} running; wait for it or cancel it")
             if only_compare:
-                job = self._latest.get(product)
+                job = self.latest(product)
                 if job is None or not self.candidate(job).is_file():
                     raise JobError("there is no candidate to compare; train one first")
                 job.state, job.stage, job.done, job.of, job.started_s = RUNNING, "compare", 0, 0, time.time()
@@ -143,9 +168,11 @@ class Jobs:
                     product,
                     by,
                     time.time(),
+                    kind,
+                    tier,
                 )
-            self._job = self._latest[product] = job
-        log.info("%s starts %s of %s", by, "a comparison" if only_compare else "a training", product)
+            self._job = self._latest[product, kind] = job
+        log.info("%s starts a %s of %s", by, "comparison" if only_compare else WHAT[kind], product)
         threading.Thread(target=self._run, args=(job,), name="training", daemon=True).start()
         return job
 
@@ -154,7 +181,7 @@ class Jobs:
         job = self.running
         if job is None:
             return
-        log.info("%s cancels the training of %s", by, job.product)
+        log.info("%s cancels the %s of %s", by, WHAT[job.kind], job.product)
         job.state, job.text, job.ended_s = CANCELLED, f"cancelled by {by}", time.time()
         self._save(job)
         self._end_process()
@@ -163,7 +190,7 @@ class Jobs:
         """End what runs; it can be started again later."""
         job = self.running
         if job is not None:
-            job.state, job.text = INTERRUPTED, "the page was ended during the training; start it again"
+            job.state, job.text = INTERRUPTED, f"the page was ended during the {WHAT[job.kind]}; start it again"
             self._save(job)
         self._end_process()
 
@@ -196,12 +223,16 @@ class Jobs:
         base = station.base_data(product)
         sets = write_sets(station.labels, product, folder / "data", base)
         job.labelled, job.base = sets.labelled, sets.base
+        if job.kind == CHECK:
+            return {"kind": CHECK, "data": str(folder / "data"), "cache": str(cache_dir())}
         old = station.model_path(product)
         since = time.time_ns() - SHIFT_NS
         shift = station.labels.parts(product, since_ns=since, limit=SHIFT_MOST)
         if len(shift) < 20:
             shift = station.labels.parts(product, limit=SHIFT_MOST // 2)
         return {
+            "kind": TRAIN,
+            "tier": job.tier,
             "data": str(folder / "data"),
             "out": str(self.candidate(job)),
             "product": product,
@@ -244,11 +275,11 @@ class Jobs:
         if process.returncode == 0 and job.result is not None:
             self._over(job, DONE, "")
         else:
-            self._over(job, FAILED, error or f"the training was killed; {folder / 'log.txt'} says more")
+            self._over(job, FAILED, error or f"the {WHAT[job.kind]} was killed; {folder / 'log.txt'} says more")
 
     def _over(self, job: Job, state: str, text: str) -> None:
         job.state, job.text, job.ended_s = state, text, time.time()
-        log.info("training of %s: %s%s", job.product, state, f": {text}" if text else "")
+        log.info("%s of %s: %s%s", WHAT[job.kind], job.product, state, f": {text}" if text else "")
         self._save(job)
 
     def _save(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Trains a candidate and compares it with the model that judges now: a process of its own, behind everything else.
+"""Trains a candidate and compares it, or checks the data: a process of its own, behind everything else.
 
 Started by the page as ``python -m lineward.daemon.web.training_job ORDER.json``. It tells its progress as lines of JSON
 on stdout and ends when its stdin is closed: a page that is gone wants no training.
@@ -24,6 +24,8 @@ THREADS = 1
 """The line has the other cores; together with the lowest priority its p99 stays as it was."""
 
 TELL_S = 0.3
+MOST_FILES = 12
+"""Pictures shown with a finding."""
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
     threading.Thread(target=_end_with_the_page, daemon=True).start()
     order = json.loads(Path(sys.argv[1]).read_bytes())
     try:
-        result = carry_out(order, _Teller())
+        result = (check if order["kind"] == "check" else carry_out)(order, _Teller())
     except Exception as error:  # noqa: BLE001 - whatever it is, the person who asked must read it
         _say({"error": str(error) or type(error).__name__})
         sys.exit(1)
@@ -53,19 +55,22 @@ def carry_out(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> d
     Parameters
     ----------
     order
-        ``data``, ``out``, ``product``, ``old``, ``cache``, ``base`` (whether to start from the old model's pictures),
-        and ``holdout``, ``never_again``, ``shift``: lists of ``{"image", "file", "label"}``.
+        ``data``, ``out``, ``product``, ``tier``, ``old``, ``cache``, ``base`` (whether to start from the old model's
+        pictures), and ``holdout``, ``never_again``, ``shift``: lists of ``{"image", "file", "label"}``.
     tell
         Called with stage, done and total.
     """
     from lineward.models.bundle import load_manifest  # noqa: PLC0415
-    from lineward.models.quick import train_quick  # noqa: PLC0415
+    from lineward.models.quick import TrainReport, train_quick  # noqa: PLC0415
 
+    train: Callable[..., TrainReport] = train_quick
+    if order["tier"] == "full":
+        from lineward.models.finetune import train_full as train  # noqa: PLC0415 - torch is an extra
     out = Path(order["out"])
     old = Path(order["old"]) if order.get("old") else None
     if not out.exists():
         spec = load_manifest(old).input if old is not None else None
-        train_quick(
+        train(
             Path(order["data"]),
             out,
             product=order["product"],
@@ -78,6 +83,21 @@ def carry_out(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> d
             base=old if order.get("base") else None,
         )
     return compare(old, out, order, tell)
+
+
+def check(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """Say what the labelled pictures lack: findings in words, each with the files that cause it."""
+    from lineward.models.dataset_check import check_dataset  # noqa: PLC0415
+
+    data = Path(order["data"])
+    report = check_dataset(data, cache_dir=Path(order["cache"]), progress=tell, threads=THREADS).to_json()
+    files = sorted(path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file())
+    findings: Any = report["findings"]
+    for finding in findings:
+        about = json.dumps(finding)
+        finding["files"] = [file for file in files if file in about][:MOST_FILES]
+        del finding["figures"]
+    return {"fine": report["fine"], "findings": findings, "forecast": report["forecast"]}
 
 
 def compare(
