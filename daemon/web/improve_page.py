@@ -54,9 +54,7 @@ class Improve:
                 self._train = button(
                     "Train a new model", "model_training", action("technician", self._start), "lw-main"
                 )
-                self._tier = (
-                    ui.toggle(TIERS, value=QUICK).props('no-caps aria-label="How thorough"').classes("lw-toggle")
-                )
+                self._tier = ui.radio(TIERS, value=QUICK).props('aria-label="How thorough"')
                 self._tier.set_visibility(importlib.util.find_spec("torch") is not None)
                 with div("lw-progress") as self._progress:
                     self._stage = text("").props('role="status"')
@@ -183,7 +181,7 @@ class Improve:
         with self._audit:
             rows = [
                 (
-                    str(record.get("when", ""))[:19].replace("T", " "),
+                    str(record.get("when", ""))[:16].replace("T", " "),
                     str(record.get("who", "")),
                     f"{WHAT.get(str(record.get('what')), str(record.get('what')))} {record.get('version', '')}",
                     str(record.get("before") or ""),

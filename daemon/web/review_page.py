@@ -70,8 +70,10 @@ class Desk:
         self._types: list[str] = []
         with div("lw-desk"):
             with div("lw-stage"):
-                viewer = div("lw-viewer").props('tabindex=0 aria-label="Picture of the part; wheel and drag to zoom"')
-                with viewer, div("lw-sheet"):
+                self._viewer = div("lw-viewer").props(
+                    'tabindex=0 aria-label="Picture of the part; wheel and drag to zoom"'
+                )
+                with self._viewer, div("lw-sheet"):
                     self._picture = ui.element("img").props('alt=""').classes("lw-part")
                     self._overlay = ui.element("img").props('alt=""').classes("lw-heat")
                 self._empty = text("", "lw-empty", "h1")
@@ -85,13 +87,13 @@ class Desk:
                     button("Heat-map (H)", "local_fire_department", self._turn_heat)
                     button("Whole (0)", "fit_screen", None, "lw-quiet lw-whole")
                 self._choice = div("lw-types")
-            with ui.element("aside").classes("lw-side"):
-                with div("lw-card"):
+            with ui.element("aside").classes("lw-side").props('aria-label="About this part"'):
+                with div("lw-card") as self._card:
                     self._why = text("", "lw-why", "h2")
                     self._said = text("", "lw-said-line")
                     self._about = text("", "lw-muted")
                     self._votes = div("lw-votes")
-                with div("lw-card"):
+                with div("lw-card") as self._alike:
                     text("Labelled parts that look most alike", "lw-h3", "h3")
                     self._near = div("lw-near")
                 with div("lw-card"):
@@ -125,7 +127,8 @@ class Desk:
         part = self._now[0] if self._now else None
         for key in self._buttons:
             key.set_visibility(part is not None)
-        self._picture.set_visibility(part is not None)
+        for element in (self._viewer, self._card, self._alike):
+            element.set_visibility(part is not None)
         self._end_choice()
         self._votes.clear()
         self._near.clear()
