@@ -207,11 +207,11 @@ class FrameSource:
         if switch is not None:
             yield from self._frames_before(switch)
             self._change_over(switch)
-        got = self._gather(GRAB_S)
-        if got is NoFrameReason.END:
-            return True
+        ended = self._gather(GRAB_S) is NoFrameReason.END
         yield from self._judge_one()
-        return False
+        while ended and self._waiting:
+            yield from self._judge_one()
+        return ended
 
     def _gather(self, timeout_s: float) -> NoFrameReason | None:
         """Take what came by itself, so that the deadline of each part that waits is known; wait only if none does.

@@ -178,6 +178,17 @@ def test_frames_that_wait_behind_a_slow_judge_are_answered_by_the_clock(tmp_path
     assert not any(row.verdict == "pass" for row in rows)
 
 
+def test_the_last_frames_of_a_camera_that_ends_are_judged(tmp_path: Path) -> None:
+    """A simulated camera with a limit ends while frames wait behind the judge; they passed the line all the same."""
+    with closing(Station(tmp_path, rate_hz=50.0, limit=10)) as station:
+        ids = []
+        for part in station.source:
+            assert part.frame is not None
+            ids.append(part.frame.frame_id)
+            time.sleep(0.05)
+        assert ids[-1] == 9
+
+
 def test_a_camera_process_beyond_its_memory_budget_is_replaced_between_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
