@@ -11,9 +11,9 @@ MMAP_THRESHOLD = -3
 LARGE_BYTES = 262_144
 """Blocks from this size on go back to the system when they are freed.
 
-glibc raises its threshold to the largest block that was ever freed, up to 32 MiB; from then on the weights of each model
-leave holes that the next one does not fit. 60 models loaded one after the other: 194 to 376 MB as glibc does it, 171 to
-182 MB with this; trimming after each load keeps less and stalls every other thread for up to 29 ms.
+glibc raises its threshold to the largest block that was ever freed, up to 32 MiB; from then on the weights of each
+model leave holes that the next one does not fit. 60 models loaded one after the other: 194 to 376 MB as glibc does it,
+171 to 182 MB with this; trimming after each load keeps less and stalls every other thread for up to 29 ms.
 """
 
 

@@ -1,7 +1,7 @@
 """Commands from this machine, over a Unix socket in the storage folder: they work without a broker.
 
-One connection carries one command, a line of JSON ``{"command": "recipe", ...}``, and brings back its acknowledgement as
-one line. Who may write to the storage folder may command the station.
+One connection carries one command, a line of JSON ``{"command": "recipe", ...}``, and brings back its acknowledgement
+as one line. Who may write to the storage folder may command the station.
 """
 
 from __future__ import annotations
