@@ -13,23 +13,31 @@ import shutil
 import sqlite3
 import threading
 import time
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+
+from lineward.daemon.label_records import (
+    CONFLICT,
+    DECISIONS,
+    FAIL,
+    FIRST,
+    FOLDER,
+    LABELLED,
+    NEW,
+    SETTLE,
+    SKIP,
+    SKIPPED,
+    Label,
+    LabelError,
+    Part,
+    clean_type,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 FILE = "labels.sqlite3"
-FOLDER = "labelled"
-
-PASS, FAIL, SKIP = "pass", "fail", "skip"
-DECISIONS = (PASS, FAIL, SKIP)
-
-FIRST, SECOND, BLIND, SETTLE, IMPORT = "first", "second", "blind", "settle", "import"
-"""Why a label was asked for; SETTLE ends a conflict, whatever was said before."""
-
-NEW, LABELLED, CONFLICT, SKIPPED = "new", "labelled", "conflict", "skipped"
 
 MIN_BETWEEN = 15
 """So many other decisions of the same person lie between a part and its blind repeat."""
@@ -77,86 +85,6 @@ CREATE TABLE labels (
 CREATE INDEX labels_by_image ON labels (image);
 CREATE INDEX labels_by_person ON labels (person, id);
 """
-
-
-class LabelError(ValueError):
-    """A label cannot be given or kept; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One picture that can be labelled, and what is known about it.
-
-    Attributes
-    ----------
-    path
-        Relative to the storage root.
-    created_ns
-        Wall clock, nanoseconds since 1970, UTC.
-    why, urgency
-        Why a person should look at it, and how much sooner than at others.
-    status, label, label_type
-        What the labels so far come to.
-    """
-
-    image: str
-    path: str
-    product: str
-    part_id: str
-    seq: int
-    created_ns: int
-    origin: str
-    camera: str
-    verdict: str
-    reason: str
-    confidence: float
-    defect_probability: float
-    anomaly: float
-    defect_type: str
-    model_version: str
-    model_sha256: str
-    why: str
-    urgency: float
-    escaped: int = 0
-    status: str = NEW
-    label: str = ""
-    label_type: str = ""
-
-    @property
-    def group(self) -> str:
-        """Name of the physical part: pictures of one part are never divided between training and test."""
-        return self.part_id or (f"seq-{self.seq}" if self.seq else self.image)
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """One decision of one person; ``verdict`` and ``model_version`` are what the line had said."""
-
-    id: int
-    image: str
-    person: str
-    at_ns: int
-    decision: str
-    defect_type: str
-    purpose: str
-    verdict: str
-    model_version: str
-    undone_ns: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How often a person says the same as others, or the same twice; ``kappa`` is None without variety."""
-
-    person: str
-    labels: int
-    pairs: int
-    same: int
-    kappa: float | None
-    repeats: int
-    repeats_same: int
-    repeats_kappa: float | None
-
 
 _PART_COLUMNS = ", ".join(field.name for field in fields(Part))
 _ADD_PART = f"INSERT OR IGNORE INTO parts VALUES ({', '.join('?' * len(fields(Part)))})"  # noqa: S608 - marks only
@@ -381,10 +309,6 @@ class LabelStore:
         """Return the newest decisions of a person that count, newest first."""
         return self._labels("WHERE person = ? AND undone_ns IS NULL ORDER BY id DESC LIMIT ?", person, count)
 
-    def all_labels(self) -> list[Label]:
-        """Return the whole book, oldest first."""
-        return self._labels("ORDER BY id")
-
     def _labels(self, where: str, *values: Any) -> list[Label]:
         return [Label(*row) for row in self._fetch(f"SELECT {_LABEL_COLUMNS} FROM labels {where}", *values)]  # noqa: S608
 
@@ -457,57 +381,11 @@ class LabelStore:
         sql = "SELECT count(*) FROM labels WHERE person = ? AND at_ns >= ? AND undone_ns IS NULL"
         return int(self._fetch(sql, person, since_ns)[0][0])
 
-    def agreement(self) -> list[Agreement]:
-        """Compare each person with others on the same pictures, and with themselves on blind repeats."""
-        said: dict[str, list[Label]] = {}
-        for label in self._labels(
+    def opinions(self) -> list[Label]:
+        """Return the decisions that tell how well people agree: those that count, without what ended a conflict."""
+        return self._labels(
             "WHERE undone_ns IS NULL AND decision != 'skip' AND purpose IN ('first', 'second', 'blind') ORDER BY id"
-        ):
-            said.setdefault(label.image, []).append(label)
-        people: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {}
-        total: dict[str, int] = {}
-        for labels in said.values():
-            for label in labels:
-                total[label.person] = total.get(label.person, 0) + 1
-            firsts = {label.person: label for label in reversed(labels)}
-            for person, own in firsts.items():
-                others, repeats = people.setdefault(person, ([], []))
-                others += [(own.decision, other.decision) for name, other in firsts.items() if name != person]
-                repeats += [
-                    (own.decision, again.decision)
-                    for again in labels
-                    if again.person == person and again.purpose == BLIND and again.id != own.id
-                ]
-        return [
-            Agreement(
-                person,
-                total[person],
-                *(len(others), sum(a == b for a, b in others), kappa(others)),
-                *(len(repeats), sum(a == b for a, b in repeats), kappa(repeats)),
-            )
-            for person, (others, repeats) in sorted(people.items())
-        ]
-
-
-def kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
-    """Return Cohen's kappa: agreement beyond what chance gives, 1 at best; None when only one word was ever used."""
-    n = len(pairs)
-    words = {word for pair in pairs for word in pair}
-    if n == 0 or len(words) < 2:
-        return None
-    observed = sum(a == b for a, b in pairs) / n
-    chance = sum(sum(a == word for a, _ in pairs) * sum(b == word for _, b in pairs) for word in words) / n**2
-    return None if chance == 1.0 else (observed - chance) / (1.0 - chance)
-
-
-def clean_type(text: str) -> str:
-    """Make a defect type a folder name as well: letters, digits, space, _ and -; raises `LabelError`."""
-    name = " ".join(text.split())
-    if not name:
-        return ""
-    if len(name) > 40 or not all(c.isalnum() or c in " _-" for c in name):
-        raise LabelError(f"{name[:60]!r} cannot be a defect type; use at most 40 letters, digits, spaces, _ and -")
-    return name
+        )
 
 
 def _settle(db: sqlite3.Connection, image: str) -> None:

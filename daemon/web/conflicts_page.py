@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import ui
 
+from lineward.daemon.agreement import agreement
 from lineward.daemon.web import words
 from lineward.daemon.web.review_page import Desk
 from lineward.daemon.web.shell import div, frame, text
@@ -15,7 +16,7 @@ from lineward.daemon.web.shell import div, frame, text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lineward.daemon.labels import Agreement
+    from lineward.daemon.agreement import Agreement
     from lineward.daemon.web.station import Station
 
 
@@ -27,7 +28,7 @@ def register(station: Station) -> None:
         with frame(station, request, "/conflicts") as page:
             if page is None:
                 return
-            rows = await asyncio.to_thread(station.labels.agreement)
+            rows = await asyncio.to_thread(lambda: agreement(station.labels.opinions()))
             desk = Desk(page, settle=True)
             text("How well people agree", "lw-h2", "h2")
             text(

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from nicegui import events, ui
 from starlette.background import BackgroundTask
 
-from lineward.daemon.labels import FAIL, PASS
+from lineward.daemon.label_records import FAIL, PASS
 from lineward.daemon.web import words
 from lineward.daemon.web.conflicts_page import table
 from lineward.daemon.web.guard import address

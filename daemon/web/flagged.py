@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from lineward.daemon.labels import FAIL, Part
+from lineward.daemon.label_records import FAIL, Part
 
 if TYPE_CHECKING:
     from lineward.daemon.labels import LabelStore

@@ -26,7 +26,7 @@ from lineward.models.bundle import BundleError, load_bundle
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lineward.daemon.labels import Part
+    from lineward.daemon.label_records import Part
     from lineward.daemon.web.station import Station
 
 log = logging.getLogger("lineward.web.jobs")

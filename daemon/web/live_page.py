@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import ui
 
-from lineward.daemon.labels import LABELLED
+from lineward.daemon.label_records import LABELLED
 from lineward.daemon.web import words
 from lineward.daemon.web.shell import div, frame, picture_url, set_source, text
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineward.daemon.labels import LabelStore, Part
+    from lineward.daemon.label_records import Part
+    from lineward.daemon.labels import LabelStore
 
 VIEW_PX = 1600
 THUMB_PX = 220

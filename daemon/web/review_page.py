@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import events, ui
 
-from lineward.daemon.labels import FAIL, LABELLED, PASS, SETTLE, SKIP, LabelError, clean_type
+from lineward.daemon.label_records import FAIL, LABELLED, PASS, SETTLE, SKIP, LabelError, clean_type
 from lineward.daemon.web import words
 from lineward.daemon.web.pictures import MOST_VECTORS
 from lineward.daemon.web.shell import button, div, frame, picture, picture_url, say, set_source, text
 
 if TYPE_CHECKING:
-    from lineward.daemon.labels import Part
+    from lineward.daemon.label_records import Part
     from lineward.daemon.web.people import Person
     from lineward.daemon.web.shell import Page
     from lineward.daemon.web.station import Station

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from nicegui import ui
 
-from lineward.daemon.labels import LabelError
+from lineward.daemon.label_records import LabelError
 from lineward.daemon.web.guard import address
 from lineward.daemon.web.jobs import JobError
 from lineward.daemon.web.people import ForbiddenError

@@ -7,7 +7,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lineward.daemon.labels import BLIND, FIRST, SECOND, LabelStore
+from lineward.daemon.label_records import BLIND, FIRST, SECOND
+from lineward.daemon.labels import LabelStore
 from lineward.daemon.ledger_read import LedgerReader
 from lineward.daemon.web.feed import Feed
 from lineward.daemon.web.flagged import Flagged
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lineward.daemon.config import Config
-    from lineward.daemon.labels import Part
+    from lineward.daemon.label_records import Part
     from lineward.daemon.web.people import Person
 
 AHEAD = 6

@@ -12,14 +12,15 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lineward.daemon.labels import FAIL, LABELLED
+from lineward.daemon.label_records import FAIL, LABELLED
 from lineward.images import SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from lineward.daemon.labels import LabelStore, Part
+    from lineward.daemon.label_records import Part
+    from lineward.daemon.labels import LabelStore
 
 HELD_OUT = 5
 """One part in so many is kept for testing."""
@@ -59,14 +60,6 @@ def write_sets(labels: LabelStore, product: str, folder: Path, base: Path | None
     from_base = _link_base(base, folder, groups) if base is not None else 0
     write_groups(folder, groups)
     return TrainingSet(folder, count, from_base, held)
-
-
-def write_parts(labels: LabelStore, parts: Sequence[Part], folder: Path) -> int:
-    """Write labelled parts as folders with a ``groups.csv``; return how many pictures there were."""
-    groups: list[tuple[str, str, str]] = []
-    count = _write_parts(labels, parts, folder, groups)
-    write_groups(folder, groups)
-    return count
 
 
 def place(part: Part) -> str:

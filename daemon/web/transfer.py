@@ -17,13 +17,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineward.daemon.labels import FAIL, FOLDER, LABELLED, PASS, LabelError, LabelStore, Part, clean_type
+from lineward.daemon.label_records import FAIL, FOLDER, LABELLED, PASS, LabelError, Part, clean_type
 from lineward.daemon.web import flagged, words
 from lineward.daemon.web.trainingset import place
 from lineward.images import SUFFIXES, ImageFileError, decode_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from lineward.daemon.labels import LabelStore
 
 MOST_FILES = 20_000
 MOST_BYTES = 20 << 30

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from lineward.daemon.web import flagged
 
 if TYPE_CHECKING:
-    from lineward.daemon.labels import Agreement, Part
+    from lineward.daemon.label_records import Part
 
 VERDICT = {"pass": "PASS", "fail": "FAIL", "review": "REVIEW", "undecided": "NO ANSWER"}
 ICON = {"pass": "check_circle", "fail": "cancel", "review": "help", "undecided": "report"}
@@ -79,11 +78,6 @@ def ago(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def since(unix_ns: int) -> str:
-    """Write how long ago something was."""
-    return ago(max(0.0, time.time() - unix_ns / 1e9))
-
-
 def kappa(value: float | None, pairs: int) -> str:
     """Say an agreement figure in words; with few pairs it means little, and says so."""
     if pairs == 0:
@@ -93,8 +87,3 @@ def kappa(value: float | None, pairs: int) -> str:
     good = "poor" if value < 0.4 else "fair" if value < 0.6 else "good" if value < 0.8 else "very good"
     few = ", few pairs" if pairs < 20 else ""
     return f"{value:.2f} ({good}{few})"
-
-
-def agreement(row: Agreement) -> str:
-    """Say how often two readers gave the same answer."""
-    return f"{row.same} of {row.pairs}" if row.pairs else "-"

@@ -1,0 +1,90 @@
+"""What a label and a picture that can be labelled are: words, records, errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FOLDER = "labelled"
+
+PASS, FAIL, SKIP = "pass", "fail", "skip"
+DECISIONS = (PASS, FAIL, SKIP)
+
+FIRST, SECOND, BLIND, SETTLE, IMPORT = "first", "second", "blind", "settle", "import"
+"""Why a label was asked for; SETTLE ends a conflict, whatever was said before."""
+
+NEW, LABELLED, CONFLICT, SKIPPED = "new", "labelled", "conflict", "skipped"
+
+
+class LabelError(ValueError):
+    """A label cannot be given or kept; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One picture that can be labelled, and what is known about it.
+
+    Attributes
+    ----------
+    path
+        Relative to the storage root.
+    created_ns
+        Wall clock, nanoseconds since 1970, UTC.
+    why, urgency
+        Why a person should look at it, and how much sooner than at others.
+    status, label, label_type
+        What the labels so far come to.
+    """
+
+    image: str
+    path: str
+    product: str
+    part_id: str
+    seq: int
+    created_ns: int
+    origin: str
+    camera: str
+    verdict: str
+    reason: str
+    confidence: float
+    defect_probability: float
+    anomaly: float
+    defect_type: str
+    model_version: str
+    model_sha256: str
+    why: str
+    urgency: float
+    escaped: int = 0
+    status: str = NEW
+    label: str = ""
+    label_type: str = ""
+
+    @property
+    def group(self) -> str:
+        """Name of the physical part: pictures of one part are never divided between training and test."""
+        return self.part_id or (f"seq-{self.seq}" if self.seq else self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One decision of one person; ``verdict`` and ``model_version`` are what the line had said."""
+
+    id: int
+    image: str
+    person: str
+    at_ns: int
+    decision: str
+    defect_type: str
+    purpose: str
+    verdict: str
+    model_version: str
+    undone_ns: int | None
+
+
+def clean_type(text: str) -> str:
+    """Make a defect type a folder name as well: letters, digits, space, _ and -; raises `LabelError`."""
+    name = " ".join(text.split())
+    if not name:
+        return ""
+    if len(name) > 40 or not all(c.isalnum() or c in " _-" for c in name):
+        raise LabelError(f"{name[:60]!r} cannot be a defect type; use at most 40 letters, digits, spaces, _ and -")
+    return name
