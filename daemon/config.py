@@ -245,6 +245,12 @@ class Review(_Section):
 
     keep_per_hour: int = Field(200, ge=0, description="At most this many images an hour.")
     keep_fails: bool = Field(False, description="Keep the images of failed parts too, within the same budget.")
+    audit_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of passed parts whose images are kept too, drawn at random: how escapes are found.",
+    )
     host: str = Field(
         "127.0.0.1", min_length=1, description="Address that the review page listens on; 0.0.0.0: every network card."
     )

@@ -83,6 +83,7 @@ class Line:
             keep_per_hour=config.review.keep_per_hour,
             max_bytes=round(config.storage.max_gb * 1e9),
             keep_fails=config.review.keep_fails,
+            audit_share=config.review.audit_share,
             on_trouble=lambda text: self.alarms.set("images", text),
         )
         stack.callback(self.review.close)

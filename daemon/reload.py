@@ -43,6 +43,7 @@ LIVE = frozenset(
         "recipes",
         "review.keep_per_hour",
         "review.keep_fails",
+        "review.audit_share",
         "storage.max_gb",
         "log.level",
         "log.parts",
@@ -121,6 +122,7 @@ class Reloader:
                 keep_per_hour=config.review.keep_per_hour,
                 max_bytes=round(config.storage.max_gb * 1e9),
                 keep_fails=config.review.keep_fails,
+                audit_share=config.review.audit_share,
             )
             self._alarms.set("config", "")
             said = f"in force: {', '.join(changed) or 'nothing new'}"

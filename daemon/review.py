@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import queue
+import random
 import threading
 import time
 from collections import deque
@@ -50,6 +51,7 @@ class ReviewStore:
         keep_per_hour: int,
         max_bytes: int,
         keep_fails: bool,
+        audit_share: float = 0.0,
         on_trouble: Callable[[str], None],
     ) -> None:
         self._root = root
@@ -57,6 +59,7 @@ class ReviewStore:
         self._keep_per_hour = keep_per_hour
         self._max_bytes = max_bytes
         self._keep_fails = keep_fails
+        self._audit_share = audit_share
         self._on_trouble = on_trouble
         self._kept_at: deque[float] = deque()
         self._queue: queue.Queue[tuple[NDArray[np.uint8], Result] | None] = queue.Queue(QUEUE)
@@ -65,9 +68,10 @@ class ReviewStore:
         self._thread = threading.Thread(target=self._work, name="review-images", daemon=True)
         self._thread.start()
 
-    def set_limits(self, *, keep_per_hour: int, max_bytes: int, keep_fails: bool) -> None:
+    def set_limits(self, *, keep_per_hour: int, max_bytes: int, keep_fails: bool, audit_share: float = 0.0) -> None:
         """Go on with other limits; from any thread."""
         self._keep_per_hour, self._max_bytes, self._keep_fails = keep_per_hour, max_bytes, keep_fails
+        self._audit_share = audit_share
 
     def claim(self, verdict: Verdict) -> str | None:
         """Decide whether this part's image will be kept; return its id, or None.
@@ -75,6 +79,8 @@ class ReviewStore:
         Called by the loop before the result is recorded, so that the record can name the image.
         """
         wanted = verdict.needs_review or (self._keep_fails and verdict.decision is Decision.FAIL)
+        if verdict.decision is Decision.PASS:  # what is let through is looked at too, or nobody learns of escapes
+            wanted = random.random() < self._audit_share
         if not wanted:
             return None
         now = time.monotonic()

@@ -147,3 +147,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_a_share_of_the_passed_parts_is_kept_to_find_escapes(tmp_path: Path, ledger: Ledger) -> None:
+    """Rule: nothing passed is kept unless asked for; a share of 1 keeps each, and a new share holds at once."""
+    store, _ = make_store(tmp_path, ledger)
+    assert [store.claim(PASS) for _ in range(20)] == [None] * 20
+    store.set_limits(keep_per_hour=100, max_bytes=10**9, keep_fails=False, audit_share=1.0)
+    assert all(store.claim(PASS) for _ in range(20))
+    assert store.claim(FAIL) is None
+    store.close()
