@@ -182,6 +182,36 @@ class Guard:
         return sending if scope["type"] == "http" else send
 
 
+def only_own_clients(sio: Any, owner: Callable[[str], str | None]) -> None:
+    """Let a socket speak for pages of its own session only: each message names the page it is meant for."""
+    handlers = sio.handlers["/"]
+
+    def owns(sid: str, message: Any) -> bool:
+        name = str(message.get("client_id", "")) if isinstance(message, dict) else ""
+        token = session_token({"cookie": str((sio.get_environ(sid) or {}).get("HTTP_COOKIE", ""))})
+        if token and owner(name) == token:
+            return True
+        log.warning("refused a message to a page of somebody else")
+        return False
+
+    for event in ("event", "javascript_response", "ack", "log"):
+        handlers[event] = _checked(handlers[event], owns)
+    shake = handlers["handshake"]
+
+    async def handshake(sid: str, message: Any) -> bool:
+        return owns(sid, message) and bool(await shake(sid, message))
+
+    handlers["handshake"] = handshake
+
+
+def _checked(act: Callable[[str, Any], None], owns: Callable[[str, Any], bool]) -> Callable[[str, Any], None]:
+    def checked(sid: str, message: Any) -> None:
+        if owns(sid, message):
+            act(sid, message)
+
+    return checked
+
+
 def session_token(headers: dict[str, str]) -> str:
     """Return the session token among the cookies of a request, or an empty text."""
     try:

@@ -15,12 +15,12 @@ from urllib.parse import parse_qs
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse
-from nicegui import ui
+from nicegui import core, ui
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 from lineward.daemon.web import conflicts_page, data_page, improve_page, live_page, review_page, shell
-from lineward.daemon.web.guard import COOKIE, Guard, address
+from lineward.daemon.web.guard import COOKIE, Guard, address, only_own_clients
 from lineward.daemon.web.people import ForbiddenError, TooManyError
 from lineward.daemon.web.pictures import THUMB_PX, VIEW_PX
 from lineward.daemon.web.station import Station
@@ -85,6 +85,7 @@ def make_app(config: Config) -> Guard:
         storage_secret=secrets.token_urlsafe(32),
         reconnect_timeout=5.0,
     )
+    only_own_clients(core.sio, shell.OWNERS.get)
     return Guard(
         app,
         people=station.people,
