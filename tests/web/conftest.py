@@ -1,0 +1,34 @@
+"""A store of labels, and the review page as a process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.web.kit import ReviewPage, add_part
+
+from lineward.daemon.labels import LabelStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Iterator[LabelStore]:
+    store = LabelStore(tmp_path / "storage")
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReviewPage]:
+    """The page over 20 parts that nobody has labelled; tests that change much start one of their own."""
+    page = ReviewPage(tmp_path_factory.mktemp("page"), upload_mb=2).add_people()
+    store = LabelStore(page.storage)
+    for number in range(1, 21):
+        add_part(store, number)
+    store.close()
+    page.start()
+    yield page
+    page.kill()

@@ -1,0 +1,158 @@
+"""What the tests of the review page share: pictures, labelled parts, the page as a process, and a browser."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import cv2
+import httpx
+import numpy as np
+from tests.broker import free_port, wait_until
+from tests.system.line import LINEWARD, Service, call, toml
+
+from lineward.daemon.label_records import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Any
+
+    from lineward.daemon.labels import LabelStore
+
+PASSWORDS = {"olga": "operator-pass", "tom": "technician-pass", "eve": "engineer-pass"}
+ROLES = {"olga": "operator", "tom": "technician", "eve": "engineer"}
+HOUR_NS = 3_600_000_000_000
+__all__ = ["LINEWARD", "call"]
+
+
+def png(seed: int, width: int = 48, height: int = 32) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    return cv2.imencode(".png", noise)[1].tobytes()
+
+
+def make_part(number: int, **fields: Any) -> Part:
+    image = fields.pop("image", f"{number:012x}")
+    return Part(
+        **{
+            **{"image": image, "path": f"images/bracket/{image}.png", "product": "bracket", "part_id": f"A{number}"},
+            **{"seq": number, "created_ns": number * HOUR_NS, "origin": "line", "camera": "cam", "verdict": "review"},
+            **{"reason": "low_confidence", "confidence": 0.6, "defect_probability": 0.4, "anomaly": 0.3},
+            **{"defect_type": "", "model_version": "v1", "model_sha256": "ab", "why": "uncertain", "urgency": 0.5},
+            **fields,
+        }
+    )
+
+
+def add_part(labels: LabelStore, number: int, **fields: Any) -> Part:
+    """Put a part with its picture into a store."""
+    part = make_part(number, **fields)
+    path = labels.root / part.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(number))
+    labels.add_parts([part])
+    return part
+
+
+class ReviewPage(Service):
+    """`lineward review` with people of every role; the line need not run."""
+
+    def __init__(self, folder: Path, config: Path | None = None, **review: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if config is None:
+            config = folder / "line.toml"
+            self.port = free_port()
+            sections: dict[str, dict[str, Any]] = {
+                "camera": {"driver": "simulated"},
+                "inspection": {"model": "bracket"},
+                "mqtt": {"port": free_port()},
+                "storage": {"root": "storage"},
+                "review": {"port": self.port, **review},
+            }
+            config.write_text(toml(sections), encoding="utf-8")
+        self.config = config
+        self.storage = config.parent / "storage"
+        self.url = ""
+        super().__init__(folder, "review", "--config", config)
+
+    def add_people(self) -> ReviewPage:
+        for name, password in PASSWORDS.items():
+            file = self.folder / f"password-{name}"
+            file.write_text(password + "\n")
+            done = call(
+                self.folder,
+                *("review", "user", "add", name, "--role", ROLES[name], "--password-file", file),
+                *("--config", self.config),
+            )
+            assert done.returncode == 0, done.stderr
+        return self
+
+    def start(self) -> ReviewPage:
+        super().start()
+        self.wait_log("the review page is at")
+        self.url = self.lines("the review page is at")[-1].split()[-1]
+        wait_until(self._answers, 20, "the page answers")
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/login").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def client(self, name: str | None = None) -> httpx.Client:
+        """Return an HTTP client, signed in as somebody."""
+        client = httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=20)
+        if name is not None:
+            answer = client.post("/login", data={"name": name, "password": PASSWORDS[name]})
+            assert answer.status_code == 303, answer.text
+        return client
+
+
+@contextmanager
+def browser_page(url: str, name: str | None = None, **options: Any) -> Iterator[Any]:
+    """Open a page of Debian's Chromium, signed in as somebody; whatever the console complains about fails the test."""
+    from playwright.sync_api import sync_playwright
+
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if foreign(request.url, url) else None)
+        if name is not None:
+            page.goto(f"{url}/login")
+            page.fill("#name", name)
+            page.fill("#password", PASSWORDS[name])
+            page.keyboard.press("Enter")
+            page.wait_for_url(f"{url}/")
+        yield page
+        browser.close()
+    assert not complaints, complaints
+
+
+def foreign(asked: str, url: str) -> bool:
+    """Tell whether a request leaves the page's own address."""
+    own = (url, url.replace("http", "ws", 1), "data:", "blob:")
+    return not asked.startswith(own)
+
+
+def chromium() -> str:
+    import shutil
+
+    import pytest
+
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("chromium is not installed")
+    return found
+
+
+def figures(page: ReviewPage) -> dict[str, Any]:
+    """Return what the page has written down about a training."""
+    newest = max((page.storage / "review" / "jobs").glob("*/job.json"))
+    found: dict[str, Any] = json.loads(newest.read_bytes())
+    return found
