@@ -76,6 +76,7 @@ class Answers:
     def give(self, judgement: Judgement) -> Result | None:
         """Answer a judged part; None when its time was over and it has been answered without the verdict."""
         part, verdict = judgement.part, judgement.verdict
+        self._book.judged(part)
         with self._lock:
             if not self._book.claim(part):
                 given = None

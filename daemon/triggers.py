@@ -29,6 +29,10 @@ MARGIN_NS = 2_000_000
 """The time-out of a part is answered so long before its deadline, to be on the wire by then."""
 
 
+MOST_SKIPPED = 10
+"""Parts in a row that are not judged because their time would be over before; see `TriggerBook`."""
+
+
 class Reason(StrEnum):
     """Why a part is undecided."""
 
@@ -124,6 +128,8 @@ class TriggerBook:
         self._open: dict[int, Part] = {}  # by identity: those whose deadline is watched
         self._announced: deque[Announced] = deque()
         self._previous: tuple[int, ActiveRecipe] | None = None
+        self._skipped = 0  # parts in a row that there was no time for
+        self._took_ns: deque[int] = deque(maxlen=8)  # from a part's turn to its verdict, with the recipe in force
         self.active: ActiveRecipe | None = None
         self.camera_up = False
         self.realtime = True
@@ -217,7 +223,7 @@ class TriggerBook:
                     item = self._queue.popleft()
                     if not isinstance(item, Part):
                         return item
-                    if item.seq is None:
+                    if item.seq is None and not self._in_vain(item):
                         item.stage, item.taken_ns = Stage.EXPOSING, self._clock()
                         return item
                 left = deadline - time.monotonic()
@@ -257,10 +263,33 @@ class TriggerBook:
             return part
 
     def turn(self, part: Part) -> bool:
-        """Say that a part is judged from now on; False if its time is over and it has its answer."""
+        """Say that a part is judged from now on; False if that is in vain: the deadline clock has or will have it."""
         with self.changed:
+            if part.seq is not None or self._in_vain(part):
+                return False
             part.stage, part.taken_ns = Stage.JUDGING, self._clock()
-            return part.seq is None
+            return True
+
+    def judged(self, part: Part) -> None:
+        """Note how long a part took from its turn, in time or not."""
+        with self.changed:
+            self._took_ns.append(self._clock() - part.taken_ns)
+
+    def _in_vain(self, part: Part) -> bool:
+        """Tell a part that cannot be judged in time even if it takes as little as the quickest of the last ones.
+
+        When parts come faster than they are judged, each would be judged too late otherwise, and none in time. Now and
+        then one is judged all the same: the judge may have become quicker.
+        """
+        quickest_ns = min(self._took_ns, default=0)
+        self._skipped += 1
+        if (
+            part.deadline_ns is None
+            or self._clock() + quickest_ns < part.deadline_ns - MARGIN_NS
+            or self._skipped > MOST_SKIPPED
+        ):
+            self._skipped = 0
+        return self._skipped > 0
 
     def missed(self, frame_id: int | None) -> Part:
         """Make the part whose frame is known to be missing; it uses up the id that was announced for it."""
@@ -289,6 +318,7 @@ class TriggerBook:
         with self.changed:
             if self.active is not None:
                 self._previous = (self._clock(), self.active)
+            self._took_ns.clear()
             self.active = recipe
 
     def camera_went(self) -> list[Part]:

@@ -358,8 +358,8 @@ def simulated_page() -> str:
             (
                 '`driver = "simulated"`. Its keys are in the [configuration](config.md#driver--simulated). Frame `i` '
                 "is always the same picture for the same product, seed, size and settings. Parts wait for the camera: "
-                "while it is stopped, stalled or unplugged none goes by. A caller who is late loses the oldest of four "
-                "frames, which is counted as `overrun`."
+                "while it is stopped, stalled or unplugged none goes by. A caller who is late loses the oldest of "
+                "eight frames, which is counted as `overrun`."
             ),
             "",
             "## Products",

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     Place = tuple[int, int]
     """A slot, and the generation of the ring it is in."""
 
-MAX_WAITING = 4
-"""Frames that may wait for inspection; beyond, the oldest is given up and counted as `Cause.OVERRUN`."""
+MAX_WAITING = 8
+"""Frames that may wait for inspection; beyond, the oldest is given up and counted as `Cause.OVERRUN`. At 200 frames a
+second this bridges 40 ms in which the machine gives us no processor."""
 
 
 class Inbox:

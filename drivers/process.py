@@ -188,7 +188,7 @@ class CameraProcess:
     def take(self, timeout_s: float) -> Frame | NoFrame:
         """Wait for the next frame and hold it until `release`, or until all are given back by `grab` or `stop`.
 
-        Each held frame takes a place that the camera process cannot write to; there are three to eight.
+        Each held frame takes a place that the camera process cannot write to; there are 3 to 12.
         """
         deadline = time.monotonic() + timeout_s
         while True:

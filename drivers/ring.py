@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 BUDGET_BYTES = 32 * 1024 * 1024
 """Shared memory counts in the resident size of both processes, so a ring of large frames has fewer slots."""
 
-MIN_SLOTS, MAX_SLOTS = 3, 8
+MIN_SLOTS, MAX_SLOTS = 3, 12
 
 
 @dataclass(frozen=True, slots=True)

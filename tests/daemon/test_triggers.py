@@ -1,0 +1,64 @@
+"""When parts come faster than they can be judged, as many as possible get their verdict, and the rest an answer."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from tests.daemon.desk import recipe
+
+from lineward.daemon.triggers import Part, TriggerBook
+
+MS = 1_000_000
+
+
+def overloaded(*, every_ms: int, judge_ms: int, deadline_ms: int, parts: int) -> tuple[int, int]:
+    """Let triggers come at a pace, on a clock of our own; return how many were judged in time, how many too late."""
+    now = [0]
+    book = TriggerBook(lambda *_: 1, clock=lambda: now[0])
+    book.activate(recipe(deadline_ms=deadline_ms))
+    book.camera_up = True
+    coming = [number * every_ms * MS for number in range(parts)]
+
+    def let_come(until: int) -> None:
+        while coming and coming[0] <= until:
+            now[0] = coming.pop(0)
+            book.accept("", "")
+        now[0] = until
+        for part in book.expired():
+            book.claim(part)
+
+    in_time = late = 0
+    while True:
+        part = book.next(0)
+        if part is None and not coming:
+            return in_time, late
+        if part is None:
+            let_come(coming[0])
+            continue
+        assert isinstance(part, Part)
+        let_come(now[0] + judge_ms * MS)
+        book.judged(part)
+        if book.claim(part):
+            in_time += 1
+        else:
+            late += 1
+
+
+@pytest.mark.parametrize("every_ms", [20, 50, 67, 90])
+@pytest.mark.parametrize("deadline_ms", [110, 130, 250, 500])
+def test_under_overload_the_judge_is_not_wasted_on_parts_that_come_too_late(every_ms: int, deadline_ms: int) -> None:
+    """At any overload nearly every judgement is in time: those without a chance are left to the deadline clock."""
+    parts = 200
+    in_time, late = overloaded(every_ms=every_ms, judge_ms=100, deadline_ms=deadline_ms, parts=parts)
+    # Without time to wait, a part is judged only if it comes while the judge is free.
+    possible = parts * every_ms / 100 if deadline_ms > 200 else parts / math.ceil(100 / every_ms)
+    assert in_time >= 0.85 * possible
+    assert late <= 1 + parts / 10  # before it is known how long a judgement takes, and now and then
+
+
+def test_a_judge_that_became_quick_is_seen() -> None:
+    """A judge that is too slow for the deadline is tried again and again, or nobody would see that it became quick."""
+    in_time, late = overloaded(every_ms=400, judge_ms=300, deadline_ms=100, parts=100)
+    assert in_time == 0
+    assert 5 <= late <= 20
