@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.web.kit import ReviewPage, add_part
+from tests.web.kit import DOTS, LINK, SCRIPT, ReviewPage, add_part, make_part, png
 
 from lineward.daemon.labels import LabelStore
 
@@ -28,6 +28,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReviewPage]:
     store = LabelStore(page.storage)
     for number in range(1, 21):
         add_part(store, number)
+    script = "</script><script>document.title='owned'</script>"
+    store.give(add_part(store, SCRIPT, part_id=script, camera="<img src=x onerror=alert(1)>").image, "eve", "pass")
+    outside = page.folder / "outside.png"
+    outside.write_bytes(png(7))
+    link = store.root / add_part(store, LINK).path
+    link.unlink()
+    link.symlink_to(outside)
+    store.add_parts([make_part(DOTS, path="../outside.png")])
     store.close()
     page.start()
     yield page

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import cv2
 import httpx
 import numpy as np
+import pytest
 from tests.broker import free_port, wait_until
-from tests.system.line import LINEWARD, Service, call, toml
+from tests.system.line import Service, toml
 
 from lineward.daemon.label_records import Part
+from lineward.daemon.web.people import People
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 PASSWORDS = {"olga": "operator-pass", "tom": "technician-pass", "eve": "engineer-pass"}
 ROLES = {"olga": "operator", "tom": "technician", "eve": "engineer"}
 HOUR_NS = 3_600_000_000_000
-__all__ = ["LINEWARD", "call"]
+SCRIPT, LINK, DOTS = 21, 22, 23
+"""Parts of the page `served` that mean harm: a script as part id, and paths that lead out."""
 
 
 def png(seed: int, width: int = 48, height: int = 32) -> bytes:
@@ -34,15 +38,11 @@ def png(seed: int, width: int = 48, height: int = 32) -> bytes:
 
 def make_part(number: int, **fields: Any) -> Part:
     image = fields.pop("image", f"{number:012x}")
-    return Part(
-        **{
-            **{"image": image, "path": f"images/bracket/{image}.png", "product": "bracket", "part_id": f"A{number}"},
-            **{"seq": number, "created_ns": number * HOUR_NS, "origin": "line", "camera": "cam", "verdict": "review"},
-            **{"reason": "low_confidence", "confidence": 0.6, "defect_probability": 0.4, "anomaly": 0.3},
-            **{"defect_type": "", "model_version": "v1", "model_sha256": "ab", "why": "uncertain", "urgency": 0.5},
-            **fields,
-        }
-    )
+    values: dict[str, Any] = dict.fromkeys(("defect_type", "model_version", "model_sha256", "camera"), "")
+    values |= {"image": image, "path": f"images/bracket/{image}.png", "product": "bracket", "part_id": f"A{number}"}
+    values |= {"seq": number, "created_ns": number * HOUR_NS, "origin": "line", "verdict": "review"}
+    values |= {"reason": "low_confidence", "confidence": 0.6, "defect_probability": 0.4, "anomaly": 0.3}
+    return Part(**{**values, "why": "uncertain", "urgency": 0.5, **fields})
 
 
 def add_part(labels: LabelStore, number: int, **fields: Any) -> Part:
@@ -77,15 +77,10 @@ class ReviewPage(Service):
         super().__init__(folder, "review", "--config", config)
 
     def add_people(self) -> ReviewPage:
+        people = People(self.storage)
         for name, password in PASSWORDS.items():
-            file = self.folder / f"password-{name}"
-            file.write_text(password + "\n")
-            done = call(
-                self.folder,
-                *("review", "user", "add", name, "--role", ROLES[name], "--password-file", file),
-                *("--config", self.config),
-            )
-            assert done.returncode == 0, done.stderr
+            people.add(name, ROLES[name], password)
+        people.close()
         return self
 
     def start(self) -> ReviewPage:
@@ -101,13 +96,14 @@ class ReviewPage(Service):
         except httpx.TransportError:
             return False
 
-    def client(self, name: str | None = None) -> httpx.Client:
-        """Return an HTTP client, signed in as somebody."""
-        client = httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=20)
-        if name is not None:
-            answer = client.post("/login", data={"name": name, "password": PASSWORDS[name]})
-            assert answer.status_code == 303, answer.text
-        return client
+    @contextmanager
+    def client(self, name: str | None = None) -> Iterator[httpx.Client]:
+        """Open an HTTP client, signed in as somebody."""
+        with httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=20) as client:
+            if name is not None:
+                answer = client.post("/login", data={"name": name, "password": PASSWORDS[name]})
+                assert answer.status_code == 303, answer.text
+            yield client
 
 
 @contextmanager
@@ -141,10 +137,6 @@ def foreign(asked: str, url: str) -> bool:
 
 
 def chromium() -> str:
-    import shutil
-
-    import pytest
-
     found = shutil.which("chromium")
     if found is None:
         pytest.skip("chromium is not installed")

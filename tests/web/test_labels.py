@@ -85,7 +85,9 @@ def test_a_part_whose_picture_is_gone_takes_no_label(labels: LabelStore) -> None
     assert labels.give(part.image, "tom", SKIP).decision == SKIP
 
 
-@pytest.mark.parametrize(("decision", "kind"), [("good", ""), ("", ""), (FAIL, "../up"), (FAIL, "<b>"), (FAIL, "x" * 41)])
+@pytest.mark.parametrize(
+    ("decision", "kind"), [("good", ""), ("", ""), (FAIL, "../up"), (FAIL, "<b>"), (FAIL, "x" * 41)]
+)
 def test_what_is_no_decision_is_refused(labels: LabelStore, decision: str, kind: str) -> None:
     """Rule: only pass, fail and skip count, and a defect type is a plain name; else nothing is written."""
     part = add_part(labels, 1)

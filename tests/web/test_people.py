@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def people(tmp_path: Path, clock: Clock) -> Iterator[People]:
+def people(tmp_path: Path, clock: Clock) -> Iterator[People]:  # noqa: ARG001 - its time holds
     found = People(tmp_path, session_s=1800, operator_s=7200)
     for name, role in (("olga", "operator"), ("tom", "technician"), ("eve", "engineer")):
         found.add(name, role, f"secret of {name}")
@@ -40,7 +40,8 @@ def people(tmp_path: Path, clock: Clock) -> Iterator[People]:
     found.close()
 
 
-def test_passwords_are_argon2_and_the_file_is_private(people: People, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("people")
+def test_passwords_are_argon2_and_the_file_is_private(tmp_path: Path) -> None:
     """Rule: no password is on the disk, only argon2id hashes; nobody else may read the file."""
     file = tmp_path / "people.sqlite3"
     assert file.stat().st_mode & 0o077 == 0
@@ -62,7 +63,7 @@ def test_a_session_token_is_not_on_the_disk(people: People, tmp_path: Path) -> N
 @pytest.mark.parametrize(("name", "password"), [("tom", "wrong"), ("nobody", "secret of tom"), ("tom", ""), ("", "")])
 def test_a_wrong_name_or_password_says_the_same(people: People, name: str, password: str) -> None:
     """Rule: the answer does not tell whether the name exists."""
-    with pytest.raises(ForbiddenError, match="^name or password is wrong$"):
+    with pytest.raises(ForbiddenError, match=r"^name or password is wrong$"):
         people.sign_in(name, password, HERE)
 
 
