@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -26,7 +26,8 @@ from lineward.models.dataset import grouped_folds, read_dataset, split_holdout
 from lineward.models.duplicates import group_near_duplicates
 from lineward.models.evaluate import milliseconds
 from lineward.models.features import FeatureStore
-from lineward.models.foreign import ForeignModelError, read_foreign
+from lineward.models.foreign import ForeignModelError
+from lineward.models.foreign_file import read_foreign
 from lineward.models.metrics import auroc, calibration_error, measure, rate
 from lineward.models.prepare import InputSpec
 from lineward.models.records import (
@@ -393,12 +394,6 @@ def _compare(
     return ParityRecord(n=len(verdicts), max_abs_diff=float(worst), verdicts_equal=bool(equal))
 
 
-def _tier() -> Literal["quick", "full"]:
-    """Return "imported" as soon as the manifest has a word for it."""
-    words = get_args(Manifest.model_fields["tier"].annotation)
-    return "imported" if "imported" in words else "quick"  # type: ignore[return-value]
-
-
 def _manifest(
     foreign: Foreign,
     fitted: _Fitted,
@@ -416,7 +411,7 @@ def _manifest(
         product=product,
         version=version or created.strftime("%Y%m%d-%H%M%S"),
         created=created.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        tier=_tier(),
+        tier="imported",
         input=foreign.spec,
         thresholds=fitted.calibration.bands,
         risk=fitted.promise,

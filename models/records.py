@@ -163,7 +163,9 @@ class Manifest(_Part):
     product: str = Field(description="What is inspected.")
     version: str = Field(description="Version of the model, by default its time of making.")
     created: str = Field(description="RFC 3339, UTC.")
-    tier: Literal["quick", "full"] = Field(description="How it was trained.")
+    tier: Literal["quick", "full", "imported"] = Field(
+        description="How it was trained; imported: by another tool, and wrapped."
+    )
     input: InputSpec = Field(description="Size, colour, resize rule and region of interest.")
     thresholds: Bands = Field(description="Where pass, review and fail lie.")
     risk: Promise = Field(description="What the thresholds were chosen for, and what the data support.")
