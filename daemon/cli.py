@@ -92,7 +92,7 @@ def demo(
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after this many seconds.")] = None,
     parts: Annotated[int | None, typer.Option(min=1, help="Stop after this many parts.")] = None,
     rate: Annotated[float, typer.Option("--rate", metavar="HZ", min=0.1, max=200, help="Parts per second.")] = 5.0,
-    headless: Annotated[bool, typer.Option("--headless", help="No progress bars and no colours.")] = False,
+    headless: Annotated[bool, typer.Option("--headless", help="No review page, no progress bars, no colours.")] = False,
     product: Annotated[str, typer.Option(help="Which simulated product passes by.")] = "bracket",
     folder: Annotated[
         Path | None,
@@ -101,7 +101,7 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Run a whole line on this machine: simulated camera, model, inspection, MQTT broker."""
+    """Run a whole line on this machine: simulated camera, model, inspection, MQTT broker, review page."""
     from lineward.daemon.demo import run_demo
 
     run_demo(seconds=seconds, parts=parts, rate_hz=rate, headless=headless, product=product, folder=folder)
@@ -334,9 +334,9 @@ def recipe(
 ) -> None:
     """Change a running station over to another recipe; the old one judges until the new one is in force."""
     from lineward.daemon.config import load_config
-    from lineward.daemon.control import send
+    from lineward.daemon.control import change_over
 
-    answer = send(load_config(config).storage.root, "recipe", {"recipe": name}, timeout_s=wait_s)
+    answer = change_over(load_config(config).storage.root, name, timeout_s=wait_s)
     if as_json:
         print_json(answer)
     elif answer["ok"]:

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from lineward.daemon.commands import LARGEST_BYTES
@@ -27,6 +28,8 @@ log = logging.getLogger("lineward.control")
 NAME = "control"
 READ_S = 2.0
 MOST_WAITING = 16
+BUSY_PAUSE_S = 0.2
+"""Between two questions whether another changeover is over."""
 
 
 class ControlError(OSError):
@@ -126,6 +129,20 @@ def send(root: Path, command: str, content: dict[str, Any], *, timeout_s: float)
         except (OSError, ValueError) as error:
             raise ControlError(f"{path}: the station gave no answer within {timeout_s:g} s; look at its log") from error
     return answer
+
+
+def change_over(root: Path, recipe: str, *, timeout_s: float) -> dict[str, Any]:
+    """Send a change of recipe and wait until it is in force; while another one is not over, ask again.
+
+    Returns the acknowledgement. Raises as `send`.
+    """
+    until = time.monotonic() + timeout_s
+    while True:
+        left = until - time.monotonic()
+        answer = send(root, "recipe", {"recipe": recipe}, timeout_s=max(left, BUSY_PAUSE_S))
+        if answer["reason"] != "busy" or left <= BUSY_PAUSE_S:
+            return answer
+        time.sleep(BUSY_PAUSE_S)
 
 
 def _read_line(connection: socket.socket) -> bytes:

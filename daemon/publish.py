@@ -379,9 +379,11 @@ class Publisher:
             self._outbox.acknowledged(acked)
 
     def _obey(self, link: Connection) -> None:
-        """Take commands and send acknowledgements."""
-        if self._inbox is not None:
+        """Send acknowledgements, and take commands unless an answer waits: in a flood answers would find no room."""
+        if self._inbox is not None and not self._fresh:
             self._inbox.obey(link)
+        elif self._inbox is not None:
+            self._inbox.send(link)
 
     def _answer(self, link: Connection) -> None:
         """Send what was handed over: to the PLC now or never, to `result` when everything before it is out."""

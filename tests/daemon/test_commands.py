@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from tests.daemon.desk import Desk, recipe
 from lineward.daemon.changeover import Changeover
 from lineward.daemon.commands import BURST, LARGEST_BYTES, Commands, acknowledgement
 from lineward.daemon.config import Config
-from lineward.daemon.control import ControlError, ControlSocket, send
+from lineward.daemon.control import ControlError, ControlSocket, change_over, send
 from lineward.daemon.plc_vendors import VENDORS
 from lineward.daemon.recipes import Recipes
 from lineward.daemon.triggers import MOST_ANNOUNCED, Part
@@ -231,3 +232,21 @@ def test_commands_from_this_machine_go_the_same_way(station: Station, tmp_path: 
     assert send(root, "nonsense", {}, timeout_s=5)["reason"] == "unknown_command"
     control.close()
     assert not (root / "control").exists()
+
+
+def test_a_changeover_from_the_command_line_waits_for_the_one_before(station: Station) -> None:
+    """Rule: whoever types a change of recipe gets its end, and not `busy`, unless the other one outlasts the wait."""
+    root = station.ledger.path.parent
+    control = ControlSocket(
+        root, lambda name, payload, ack: station.commands.handle(name, payload, retained=False, acknowledge=ack)
+    )
+    control.start()
+    station.changeover.request("default", lambda word: station.acks.append(("recipe", {"reason": word})))
+    assert change_over(root, "default", timeout_s=0.5)["reason"] == "busy"
+    with ThreadPoolExecutor(1) as person:
+        typed = person.submit(change_over, root, "default", timeout_s=30)
+        station.changeover.start()
+        assert typed.result(30)["reason"] == "preparation_failed"  # there is no model: the one before failed too
+    assert [ack["reason"] for _, ack in station.acks] == ["preparation_failed"]
+    station.changeover.close()
+    control.close()
