@@ -30,7 +30,8 @@ def examine(config: Config, path: Path) -> Iterator[Finding]:
     runs = is_running(config.storage.root)
     yield service(config.storage.root, runs=runs)
     yield from cameras(config, runs=runs)
-    yield from (_of_check(check_recipe(recipes, name), f"lineward check --config {path}") for recipes, name in _all(config))
+    for recipes, name in _all(config):
+        yield _of_check(check_recipe(recipes, name), f"lineward check --config {path}")
     yield _of_check(check_broker(config), "systemctl status mosquitto")
     root = config.storage.root
     yield machine.disk_space(root)

@@ -33,6 +33,7 @@ SYNC_MS = 200.0
 PROBE_BYTES = 16 << 20
 LOW_SHARE = 0.10
 MOST_LOOKED_AT = 20_000
+COOL = "clean fans and filters, cool the box"
 _TIME_ERROR = 5  # of adjtimex(2): not synchronised
 
 
@@ -144,10 +145,10 @@ def throttling(root: Path) -> Finding:
     now = f"{hottest / 1000:.0f} °C now" if hottest is not None else "no thermometer"
     if hot:
         text = f"{now}, within 5 °C of the limit of {min(limit for _, limit in hot) / 1000:.0f} °C"
-        return Finding("thermal", Level.FAULT, f"{text}; inspection gets slower", "clean fans and filters, cool the box")
+        return Finding("thermal", Level.FAULT, f"{text}; inspection gets slower", COOL)
     if times:
         text = f"slowed down {times} times since the start of the machine; {now}"
-        return Finding("thermal", Level.HINT, text, "clean fans and filters, cool the box")
+        return Finding("thermal", Level.HINT, text, COOL)
     return Finding("thermal", Level.OK, now)
 
 
@@ -229,7 +230,7 @@ def disk_speed(folder: Path) -> Finding:
 
 
 def owners(folder: Path) -> Finding:
-    """Whether everything below belongs to the folder's owner: a command once run as root leaves files we cannot write."""
+    """Whether everything below belongs to the folder's owner: a command run as root leaves files we cannot write."""
     try:
         top = folder.stat()
         strangers = [path for path in _walk(folder) if path.lstat().st_uid != top.st_uid]

@@ -52,7 +52,8 @@ def doctor(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
     for finding in examine(load_config(config), config):
         found.append(finding)
         if not as_json:
-            typer.echo(f"{typer.style(f'{finding.level:<5s}', fg=colours[finding.level])} {finding.what}: {finding.text}")
+            level = typer.style(f"{finding.level:<5s}", fg=colours[finding.level])
+            typer.echo(f"{level} {finding.what}: {finding.text}")
             if finding.mend:
                 typer.echo(f"      mend: {finding.mend}")
     if as_json:

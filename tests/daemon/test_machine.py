@@ -33,10 +33,9 @@ def test_small_receive_buffers_are_a_fault_with_its_remedy(tmp_path, size, level
 def test_only_cards_that_are_up_are_asked_for_jumbo_frames(tmp_path):
     """Rule: a bridge, a card without a cable and one with 9000 are left in peace; the others are named."""
     net = tmp_path / "sys/class/net"
-    for name, state, size, real in [("eth0", "up", 1500, True), ("eth1", "up", 9000, True), ("eth2", "down", 1500, True)]:
+    for name, state, size in [("eth0", "up", 1500), ("eth1", "up", 9000), ("eth2", "down", 1500)]:
         lay_out(net / name, operstate=state, mtu=size)
         (net / name / "device").mkdir()
-        assert real
     lay_out(net / "br0", operstate="up", mtu=1500)
     assert [(f.level, f.text.split(":")[0]) for f in machine.mtu(tmp_path)] == [
         (Level.HINT, "eth0"),
@@ -47,8 +46,7 @@ def test_only_cards_that_are_up_are_asked_for_jumbo_frames(tmp_path):
 @pytest.mark.parametrize(("size", "level"), [(16, Level.FAULT), (1000, Level.OK), (0, Level.OK)])
 def test_usb_memory(tmp_path, size, level):
     """Rule: the kernel's 16 MB are too little for a USB camera; 0 means without limit."""
-    found = machine.usbfs_memory(lay_out(tmp_path / "sys/module/usbcore/parameters", usbfs_memory_mb=size).parents[3] / "")
-    assert found.what == "usbfs memory"
+    lay_out(tmp_path / "sys/module/usbcore/parameters", usbfs_memory_mb=size)
     found = machine.usbfs_memory(tmp_path)
     assert found.level is level
 
@@ -64,7 +62,8 @@ def test_a_processor_that_dozes_is_named(tmp_path):
 
 def test_heat(tmp_path):
     """Rule: within 5 degrees of the limit is a fault, a processor that was slowed down earlier a hint."""
-    zone = lay_out(tmp_path / "sys/class/thermal/thermal_zone0", temp=60_000, trip_point_0_type="passive", trip_point_0_temp=90_000)
+    zone = tmp_path / "sys/class/thermal/thermal_zone0"
+    lay_out(zone, temp=60_000, trip_point_0_type="passive", trip_point_0_temp=90_000)
     assert machine.throttling(tmp_path).level is Level.OK
     lay_out(tmp_path / "sys/devices/system/cpu/cpu0/thermal_throttle", core_throttle_count=12)
     assert "12 times" in machine.throttling(tmp_path).text

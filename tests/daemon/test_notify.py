@@ -90,7 +90,7 @@ def test_a_text_cannot_smuggle_in_another_message(manager, tmp_path):
     assert manager.heard() == [["READY=1", "STATUS=inspecting MAINPID=1"]]
 
 
-def test_children_do_not_inherit_the_socket(manager, tmp_path):
+def test_children_do_not_inherit_the_socket(tmp_path):
     """Rule: the camera process cannot speak for the station, and a watchdog of another process is not ours."""
     environment = {
         "NOTIFY_SOCKET": str(tmp_path / "notify"),

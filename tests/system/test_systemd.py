@@ -198,7 +198,7 @@ def test_a_hung_loop_is_ended_by_the_watchdog(station: Station) -> None:
 
 
 def test_the_sandbox_holds(station: Station) -> None:
-    """Rule: the inspection process can neither read a home, write to /etc, nor open a kind of socket it does not need."""
+    """Rule: the inspection process cannot read a home, write to /etc, or open a kind of socket it does not need."""
     probe = textwrap.dedent(
         """
         import errno, json, os, pathlib, socket, sys
@@ -289,7 +289,7 @@ def test_stop_takes_less_than_2_s_and_says_stopped(station: Station) -> None:
 
 
 def test_a_newer_ledger_is_refused_in_one_line_and_kept(station: Station) -> None:
-    """Rule: an older program leaves the data of a newer one alone, says what to do, and does not start over and over."""
+    """Rule: an older program leaves the data of a newer one alone, says what to do, and does not start again."""
     station.run("systemctl", "stop", "lineward")
     station.run("dpkg", "--install", f"/root/{station.old.name}", timeout_s=180)
     database = station.tree / "var/lib/lineward/ledger.sqlite3"
