@@ -233,13 +233,18 @@ class DataPage:
                     )
                     self._show()
 
-                ui.upload(
-                    on_upload=page.action("engineer", take),
+                async def uploaded(event: events.UploadEventArguments) -> None:
+                    await page.action("engineer", take)(event)
+
+                # Quasar's own box has buttons without names: a screen reader cannot use it, so it stays hidden.
+                upload = ui.upload(
+                    on_upload=uploaded,
                     auto_upload=True,
                     max_file_size=page.station.config.review.upload_mb << 20,
                     on_rejected=lambda _: say("not a ZIP file, or larger than review.upload_mb", bad=True),
-                    label="Choose or drop a ZIP file",
-                ).props('accept=".zip" flat bordered').classes("lw-upload")
+                )
+                upload.props('accept=".zip"').classes("lw-hidden")
+                button("Choose a ZIP file", "upload_file", lambda: upload.run_method("pickFiles"), "lw-main")
             with div("lw-card"):
                 text("Export", "lw-h3", "h2")
                 for form, title, _ in FORMS:

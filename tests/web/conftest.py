@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.web.kit import DOTS, LINK, SCRIPT, ReviewPage, add_part, make_part, png
+from tests.web.kit import DOTS, LINK, SCRIPT, ReviewPage, add_part, add_to_ledger, make_part, png
 
 from lineward.daemon.labels import LabelStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.system.line import Service
 
 
 @pytest.fixture
@@ -36,7 +38,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReviewPage]:
     link.unlink()
     link.symlink_to(outside)
     store.add_parts([make_part(DOTS, path="../outside.png")])
+    add_to_ledger(store, range(1, DOTS + 1))
     store.close()
     page.start()
     yield page
     page.kill()
+
+
+@pytest.fixture
+def services() -> Iterator[list[Service]]:
+    """Whatever is put in here does not outlive the test."""
+    started: list[Service] = []
+    yield started
+    for service in started:
+        service.kill()

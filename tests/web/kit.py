@@ -15,10 +15,11 @@ from tests.broker import free_port, wait_until
 from tests.system.line import Service, toml
 
 from lineward.daemon.label_records import Part
+from lineward.daemon.ledger import Ledger
 from lineward.daemon.web.people import People
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from typing import Any
 
@@ -55,10 +56,19 @@ def add_part(labels: LabelStore, number: int, **fields: Any) -> Part:
     return part
 
 
+def add_to_ledger(labels: LabelStore, numbers: Iterable[int]) -> None:
+    """Let the line know of the pictures as well, or the page takes them for deleted by the quota."""
+    ledger = Ledger(labels.root)
+    for number in numbers:
+        part = make_part(number)
+        ledger.add_image(part.image, number, part.path, 1000, "review")
+    ledger.close()
+
+
 class ReviewPage(Service):
     """`lineward review` with people of every role; the line need not run."""
 
-    def __init__(self, folder: Path, config: Path | None = None, **review: Any) -> None:
+    def __init__(self, folder: Path, config: Path | None = None, broker: int = 0, **review: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if config is None:
             config = folder / "line.toml"
@@ -66,7 +76,7 @@ class ReviewPage(Service):
             sections: dict[str, dict[str, Any]] = {
                 "camera": {"driver": "simulated"},
                 "inspection": {"model": "bracket"},
-                "mqtt": {"port": free_port()},
+                "mqtt": {"port": broker or free_port()},
                 "storage": {"root": "storage"},
                 "review": {"port": self.port, **review},
             }

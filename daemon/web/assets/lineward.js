@@ -1,6 +1,7 @@
 // Zoom, pan and fetching ahead; everything else is in the server. No request leaves this machine.
 (() => {
   "use strict";
+  document.documentElement.lang = "en";
   const view = { scale: 1, x: 0, y: 0 };
   const ahead = new Map();
   const sheet = () => document.querySelector(".lw-sheet");

@@ -1,0 +1,225 @@
+"""The pages in Debian's Chromium: by keyboard, readable for people who see less, to each role its own."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from tests.broker import Mosquitto, needs_mosquitto, wait_until
+from tests.web.kit import PASSWORDS, ReviewPage, add_part, add_to_ledger, browser_page, chromium, png
+
+from lineward.daemon.label_records import FAIL, LABELLED, PASS
+from lineward.daemon.labels import LabelStore
+from lineward.daemon.web.people import People
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from tests.system.line import Service
+
+PAGES = ("/", "/review", "/conflicts", "/data", "/improve")
+SHOWN = "document.querySelector('.lw-part').getAttribute('src')"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[ReviewPage]:
+    """A page of its own over 12 parts."""
+    chromium()
+    page = ReviewPage(tmp_path / "page", second_reader_share=0, blind_repeat_share=0).add_people()
+    store = LabelStore(page.storage)
+    for number in range(1, 13):
+        add_part(store, number, urgency=1 - number / 100)
+    add_to_ledger(store, range(1, 13))
+    store.close()
+    yield page.start()
+    page.kill()
+
+
+@pytest.fixture
+def store(own: ReviewPage) -> Iterator[LabelStore]:
+    store = LabelStore(own.storage)
+    yield store
+    store.close()
+
+
+def press(page: Any, key: str) -> None:
+    """Press a key and wait for the next picture."""
+    before = page.evaluate(SHOWN)
+    page.keyboard.press(key)
+    page.wait_for_function(f"before => {SHOWN} !== before", arg=before)
+
+
+def open_queue(page: Any, url: str) -> None:
+    page.goto(f"{url}/review")
+    page.wait_for_selector(".lw-part[src]")
+    page.wait_for_function("window.did_handshake === true")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_has_a_serious_accessibility_fault(served: ReviewPage, scheme: str) -> None:
+    """Rule: axe-core finds nothing serious or critical on any page, signed in or not, light or dark."""
+    found = []
+    with browser_page(served.url, "eve", color_scheme=scheme) as page:
+        for path in PAGES:
+            page.goto(served.url + path)
+            page.wait_for_function("window.did_handshake === true")
+            if path == "/review":
+                page.keyboard.press("f")
+                page.wait_for_selector(".lw-types.lw-open")
+            result = Axe().run(page).response
+            found += [(path, fault["id"], fault["nodes"][0]["html"]) for fault in serious(result)]
+        page.context.clear_cookies()
+        page.goto(f"{served.url}/login")
+        found += [("/login", fault["id"], fault["nodes"][0]["html"]) for fault in serious(Axe().run(page).response)]
+    assert not found, "\n".join(map(str, found))
+
+
+def serious(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [fault for fault in result["violations"] if fault["impact"] in {"serious", "critical"}]
+
+
+def test_parts_are_labelled_by_keyboard_alone(own: ReviewPage, store: LabelStore) -> None:
+    """Rule: one key passes, skips or takes back, two name a defect; the keyboard reaches a new defect type too."""
+    with browser_page(own.url, "tom") as page:
+        open_queue(page, own.url)
+        press(page, "p")
+        page.keyboard.press("f")
+        page.wait_for_selector(".lw-types.lw-open")
+        page.keyboard.press("n")
+        page.keyboard.type("cold shut")
+        press(page, "Enter")
+        page.keyboard.press("f")
+        page.wait_for_selector("button:has-text('1 cold shut')")
+        press(page, "1")
+        page.keyboard.press("f")
+        page.wait_for_selector(".lw-types.lw-open")
+        page.keyboard.press("Escape")
+        page.wait_for_selector(".lw-types.lw-open", state="detached")
+        press(page, "s")
+        press(page, "p")
+        press(page, "u")
+    said = {part.seq: (part.label, part.label_type) for part in store.parts("bracket", status=LABELLED)}
+    assert said == {1: (PASS, ""), 2: (FAIL, "cold shut"), 3: (FAIL, "cold shut")}
+    assert store.counts("bracket") == {"labelled": 3, "skipped": 1, "new": 8}
+    (taken_back,) = store.labels(f"{5:012x}")
+    assert taken_back.undone_ns is not None
+
+
+def test_a_killed_page_has_lost_no_label(own: ReviewPage, store: LabelStore) -> None:
+    """Rule: a label that was followed by the next picture is there after SIGKILL, and the page starts again."""
+    with browser_page(own.url, "tom") as page:
+        open_queue(page, own.url)
+        for _ in range(3):
+            press(page, "p")
+        own.kill()
+    assert [part.seq for part in store.parts("bracket", status=LABELLED)] == [3, 2, 1]
+    own.start()
+    with browser_page(own.url, "tom") as page:
+        open_queue(page, own.url)
+        assert f"{4:012x}" in page.evaluate(SHOWN)
+
+
+def test_a_right_that_was_taken_away_is_gone_on_an_open_page(own: ReviewPage, store: LabelStore) -> None:
+    """Rule: each action asks anew who it is; an open page of a former technician labels nothing more."""
+    with browser_page(own.url, "tom") as page:
+        open_queue(page, own.url)
+        people = People(own.storage)
+        people.add("tom", "operator", PASSWORDS["tom"])
+        people.close()
+        page.keyboard.press("p")
+        page.wait_for_selector("text=you are signed out; sign in again, nothing was changed")
+    assert store.counts("bracket") == {"new": 12}
+    assert own.lines("refused on /review from tom: you are signed out")
+
+
+def test_two_people_do_not_get_the_same_part(own: ReviewPage) -> None:
+    """Rule: what is on one screen is not shown on another for a while."""
+    with browser_page(own.url, "tom") as first, browser_other(first, own.url, "eve") as second:
+        open_queue(first, own.url)
+        open_queue(second, own.url)
+        assert first.evaluate(SHOWN) != second.evaluate(SHOWN)
+
+
+class browser_other:  # noqa: N801 - used like the function beside it
+    """A second person in the same browser, with cookies of their own."""
+
+    def __init__(self, beside: Any, url: str, name: str) -> None:
+        self._context = beside.context.browser.new_context()
+        self._url, self._name = url, name
+
+    def __enter__(self) -> Any:
+        page = self._context.new_page()
+        page.goto(f"{self._url}/login")
+        page.fill("#name", self._name)
+        page.fill("#password", PASSWORDS[self._name])
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{self._url}/")
+        return page
+
+    def __exit__(self, *_: object) -> None:
+        self._context.close()
+
+
+def test_an_upload_is_taken_over_or_refused_in_words(own: ReviewPage, store: LabelStore) -> None:
+    """Rule: a good ZIP file is labelled data at once; one that leads out is refused with the reason on the page."""
+    good, bad = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(good, "w") as archive:
+        archive.writestr("good/a.png", png(901))
+        archive.writestr("defect/dent/b.png", png(902))
+    with zipfile.ZipFile(bad, "w") as archive:
+        archive.writestr("../../evil.png", png(903))
+    with browser_page(own.url, "eve") as page:
+        page.goto(f"{own.url}/data")
+        page.wait_for_function("window.did_handshake === true")
+        for name, content, said in (
+            ("good.zip", good, "2 pictures taken over"),
+            ("bad.zip", bad, "this name leads out of the folder"),
+        ):
+            file = {"name": name, "mimeType": "application/zip", "buffer": content.getvalue()}
+            page.set_input_files("input[type=file]", file)
+            page.wait_for_selector(f"text={said}")
+    assert store.by_type("bracket") == {(PASS, ""): 1, (FAIL, "dent"): 1}
+    assert list(own.storage.rglob(".upload-*")) == []
+
+
+def test_the_live_page_fits_a_phone_and_a_panel(served: ReviewPage) -> None:
+    """Rule: nothing is wider than the screen, and what is pressed is at least 40 pixels high."""
+    with browser_page(served.url, "eve") as page:
+        for width, height in ((390, 844), (1280, 800)):
+            page.set_viewport_size({"width": width, "height": height})
+            for path in PAGES:
+                page.goto(served.url + path)
+                page.wait_for_function("window.did_handshake === true")
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+                low = page.evaluate(
+                    "[...document.querySelectorAll('main button, nav a')].filter(e => e.offsetParent"
+                    " && e.getBoundingClientRect().height < 40).map(e => e.outerHTML)"
+                )
+                assert low == [], path
+
+
+@needs_mosquitto
+def test_a_page_that_is_left_lets_go_of_the_line(tmp_path: Path, services: list[Service]) -> None:
+    """Rule: the broker is asked only while somebody looks."""
+    chromium()
+    broker = Mosquitto(tmp_path)
+    page_ = ReviewPage(tmp_path / "page", broker=broker.port).add_people()
+    services.append(page_)
+    page_.start()
+    assert connections(broker.port) == 0
+    with browser_page(page_.url, "olga") as page:
+        page.wait_for_selector("text=no part has been judged yet")
+        wait_until(lambda: connections(broker.port) == 1, 20, "the page listens to the broker")
+    wait_until(lambda: connections(broker.port) == 0, 60, "the page has let go")
+    broker.stop()
+
+
+def connections(port: int) -> int:
+    """Count the connections to a port of this machine, as `ss` would."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
