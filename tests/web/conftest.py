@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.web.kit import DOTS, LINK, SCRIPT, ReviewPage, add_part, add_to_ledger, make_part, png
+from tests.web.kit import DOTS, LINK, SCRIPT, Chromium, ReviewPage, add_part, add_to_ledger, chromium, make_part, png
 
 from lineward.daemon.labels import LabelStore
 
@@ -43,6 +43,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReviewPage]:
     page.start()
     yield page
     page.kill()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Chromium]:
+    chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = Chromium(playwright)
+        yield started
+        started.close()
 
 
 @pytest.fixture

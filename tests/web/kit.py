@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -116,28 +115,32 @@ class ReviewPage(Service):
             yield client
 
 
-@contextmanager
-def browser_page(url: str, name: str | None = None, **options: Any) -> Iterator[Any]:
-    """Open a page of Debian's Chromium, signed in as somebody; whatever the console complains about fails the test."""
-    from playwright.sync_api import sync_playwright
+class Chromium:
+    """Debian's Chromium, started once; each page in it is somebody else's, with cookies of their own."""
 
-    complaints: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
+    def __init__(self, playwright: Any) -> None:
+        self._browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+
+    def close(self) -> None:
+        self._browser.close()
+
+    @contextmanager
+    def page(self, url: str, name: str, **options: Any) -> Iterator[Any]:
+        """Open a page, signed in as somebody; an error in a script or a request to elsewhere fails the test."""
+        complaints: list[str] = []
+        context = self._browser.new_context(viewport={"width": 1280, "height": 800}, **options)
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: complaints.append(request.url) if foreign(request.url, url) else None)
-        if name is not None:
-            page.goto(f"{url}/login")
-            page.fill("#name", name)
-            page.fill("#password", PASSWORDS[name])
-            page.keyboard.press("Enter")
-            page.wait_for_url(f"{url}/")
+        page.goto(f"{url}/login")
+        page.fill("#name", name)
+        page.fill("#password", PASSWORDS[name])
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{url}/")
         yield page
-        browser.close()
-    assert not complaints, complaints
+        context.close()
+        assert not complaints, complaints
 
 
 def foreign(asked: str, url: str) -> bool:
@@ -150,11 +153,4 @@ def chromium() -> str:
     found = shutil.which("chromium")
     if found is None:
         pytest.skip("chromium is not installed")
-    return found
-
-
-def figures(page: ReviewPage) -> dict[str, Any]:
-    """Return what the page has written down about a training."""
-    newest = max((page.storage / "review" / "jobs").glob("*/job.json"))
-    found: dict[str, Any] = json.loads(newest.read_bytes())
     return found

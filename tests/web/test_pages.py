@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from tests.broker import Mosquitto, needs_mosquitto, wait_until
-from tests.web.kit import PASSWORDS, ReviewPage, add_part, add_to_ledger, browser_page, chromium, png
+from tests.web.kit import PASSWORDS, ReviewPage, add_part, add_to_ledger, png
 
 from lineward.daemon.label_records import FAIL, LABELLED, PASS
 from lineward.daemon.labels import LabelStore
@@ -21,21 +22,16 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tests.system.line import Service
+    from tests.web.kit import Chromium
 
 PAGES = ("/", "/review", "/conflicts", "/data", "/improve")
 SHOWN = "document.querySelector('.lw-part').getAttribute('src')"
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[ReviewPage]:
-    """A page of its own over 12 parts."""
-    chromium()
-    page = ReviewPage(tmp_path / "page", second_reader_share=0, blind_repeat_share=0).add_people()
-    store = LabelStore(page.storage)
-    for number in range(1, 13):
-        add_part(store, number, urgency=1 - number / 100)
-    add_to_ledger(store, range(1, 13))
-    store.close()
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReviewPage]:
+    """A page whose labels tests may change: each test has a product of its own."""
+    page = ReviewPage(tmp_path_factory.mktemp("own"), second_reader_share=0, blind_repeat_share=0).add_people()
     yield page.start()
     page.kill()
 
@@ -47,6 +43,27 @@ def store(own: ReviewPage) -> Iterator[LabelStore]:
     store.close()
 
 
+@dataclass
+class Queue:
+    """12 parts of one product that nobody has labelled, the first the most urgent."""
+
+    product: str
+    first: int
+
+    def image(self, number: int) -> str:
+        return f"{self.first + number:012x}"
+
+
+@pytest.fixture
+def queue(store: LabelStore, request: pytest.FixtureRequest) -> Queue:
+    product = request.node.name.removeprefix("test_")[:20]
+    made = Queue(product, 100 * (1 + len(store.products())))
+    for number in range(12):
+        add_part(store, made.first + number, urgency=1 - number / 100, product=product)
+    add_to_ledger(store, range(made.first, made.first + 12))
+    return made
+
+
 def press(page: Any, key: str) -> None:
     """Press a key and wait for the next picture."""
     before = page.evaluate(SHOWN)
@@ -54,17 +71,17 @@ def press(page: Any, key: str) -> None:
     page.wait_for_function(f"before => {SHOWN} !== before", arg=before)
 
 
-def open_queue(page: Any, url: str) -> None:
-    page.goto(f"{url}/review")
+def open_queue(page: Any, url: str, queue: Queue) -> None:
+    page.goto(f"{url}/review?product={queue.product}")
     page.wait_for_selector(".lw-part[src]")
     page.wait_for_function("window.did_handshake === true")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_has_a_serious_accessibility_fault(served: ReviewPage, scheme: str) -> None:
+def test_no_page_has_a_serious_accessibility_fault(served: ReviewPage, browser: Chromium, scheme: str) -> None:
     """Rule: axe-core finds nothing serious or critical on any page, signed in or not, light or dark."""
     found = []
-    with browser_page(served.url, "eve", color_scheme=scheme) as page:
+    with browser.page(served.url, "eve", color_scheme=scheme) as page:
         for path in PAGES:
             page.goto(served.url + path)
             page.wait_for_function("window.did_handshake === true")
@@ -83,10 +100,12 @@ def serious(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [fault for fault in result["violations"] if fault["impact"] in {"serious", "critical"}]
 
 
-def test_parts_are_labelled_by_keyboard_alone(own: ReviewPage, store: LabelStore) -> None:
+def test_parts_are_labelled_by_keyboard_alone(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
     """Rule: one key passes, skips or takes back, two name a defect; the keyboard reaches a new defect type too."""
-    with browser_page(own.url, "tom") as page:
-        open_queue(page, own.url)
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
         press(page, "p")
         page.keyboard.press("f")
         page.wait_for_selector(".lw-types.lw-open")
@@ -103,69 +122,56 @@ def test_parts_are_labelled_by_keyboard_alone(own: ReviewPage, store: LabelStore
         press(page, "s")
         press(page, "p")
         press(page, "u")
-    said = {part.seq: (part.label, part.label_type) for part in store.parts("bracket", status=LABELLED)}
-    assert said == {1: (PASS, ""), 2: (FAIL, "cold shut"), 3: (FAIL, "cold shut")}
-    assert store.counts("bracket") == {"labelled": 3, "skipped": 1, "new": 8}
-    (taken_back,) = store.labels(f"{5:012x}")
+    said = {
+        part.seq - queue.first: (part.label, part.label_type) for part in store.parts(queue.product, status=LABELLED)
+    }
+    assert said == {0: (PASS, ""), 1: (FAIL, "cold shut"), 2: (FAIL, "cold shut")}
+    assert store.counts(queue.product) == {"labelled": 3, "skipped": 1, "new": 8}
+    (taken_back,) = store.labels(queue.image(4))
     assert taken_back.undone_ns is not None
 
 
-def test_a_killed_page_has_lost_no_label(own: ReviewPage, store: LabelStore) -> None:
+def test_a_killed_page_has_lost_no_label(own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue) -> None:
     """Rule: a label that was followed by the next picture is there after SIGKILL, and the page starts again."""
-    with browser_page(own.url, "tom") as page:
-        open_queue(page, own.url)
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
         for _ in range(3):
             press(page, "p")
         own.kill()
-    assert [part.seq for part in store.parts("bracket", status=LABELLED)] == [3, 2, 1]
+    assert {part.image for part in store.parts(queue.product, status=LABELLED)} == set(map(queue.image, range(3)))
     own.start()
-    with browser_page(own.url, "tom") as page:
-        open_queue(page, own.url)
-        assert f"{4:012x}" in page.evaluate(SHOWN)
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
+        assert queue.image(3) in page.evaluate(SHOWN)
 
 
-def test_a_right_that_was_taken_away_is_gone_on_an_open_page(own: ReviewPage, store: LabelStore) -> None:
+def test_a_right_that_was_taken_away_is_gone_on_an_open_page(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
     """Rule: each action asks anew who it is; an open page of a former technician labels nothing more."""
-    with browser_page(own.url, "tom") as page:
-        open_queue(page, own.url)
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
         people = People(own.storage)
         people.add("tom", "operator", PASSWORDS["tom"])
         people.close()
         page.keyboard.press("p")
         page.wait_for_selector("text=you are signed out; sign in again, nothing was changed")
-    assert store.counts("bracket") == {"new": 12}
+    assert store.counts(queue.product) == {"new": 12}
     assert own.lines("refused on /review from tom: you are signed out")
+    own.add_people()
 
 
-def test_two_people_do_not_get_the_same_part(own: ReviewPage) -> None:
+def test_two_people_do_not_get_the_same_part(own: ReviewPage, browser: Chromium, queue: Queue) -> None:
     """Rule: what is on one screen is not shown on another for a while."""
-    with browser_page(own.url, "tom") as first, browser_other(first, own.url, "eve") as second:
-        open_queue(first, own.url)
-        open_queue(second, own.url)
+    with browser.page(own.url, "tom") as first, browser.page(own.url, "eve") as second:
+        open_queue(first, own.url, queue)
+        open_queue(second, own.url, queue)
         assert first.evaluate(SHOWN) != second.evaluate(SHOWN)
 
 
-class browser_other:  # noqa: N801 - used like the function beside it
-    """A second person in the same browser, with cookies of their own."""
-
-    def __init__(self, beside: Any, url: str, name: str) -> None:
-        self._context = beside.context.browser.new_context()
-        self._url, self._name = url, name
-
-    def __enter__(self) -> Any:
-        page = self._context.new_page()
-        page.goto(f"{self._url}/login")
-        page.fill("#name", self._name)
-        page.fill("#password", PASSWORDS[self._name])
-        page.keyboard.press("Enter")
-        page.wait_for_url(f"{self._url}/")
-        return page
-
-    def __exit__(self, *_: object) -> None:
-        self._context.close()
-
-
-def test_an_upload_is_taken_over_or_refused_in_words(own: ReviewPage, store: LabelStore) -> None:
+def test_an_upload_is_taken_over_or_refused_in_words(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
     """Rule: a good ZIP file is labelled data at once; one that leads out is refused with the reason on the page."""
     good, bad = io.BytesIO(), io.BytesIO()
     with zipfile.ZipFile(good, "w") as archive:
@@ -173,8 +179,8 @@ def test_an_upload_is_taken_over_or_refused_in_words(own: ReviewPage, store: Lab
         archive.writestr("defect/dent/b.png", png(902))
     with zipfile.ZipFile(bad, "w") as archive:
         archive.writestr("../../evil.png", png(903))
-    with browser_page(own.url, "eve") as page:
-        page.goto(f"{own.url}/data")
+    with browser.page(own.url, "eve") as page:
+        page.goto(f"{own.url}/data?product={queue.product}")
         page.wait_for_function("window.did_handshake === true")
         for name, content, said in (
             ("good.zip", good, "2 pictures taken over"),
@@ -183,13 +189,13 @@ def test_an_upload_is_taken_over_or_refused_in_words(own: ReviewPage, store: Lab
             file = {"name": name, "mimeType": "application/zip", "buffer": content.getvalue()}
             page.set_input_files("input[type=file]", file)
             page.wait_for_selector(f"text={said}")
-    assert store.by_type("bracket") == {(PASS, ""): 1, (FAIL, "dent"): 1}
+    assert store.by_type(queue.product) == {(PASS, ""): 1, (FAIL, "dent"): 1}
     assert list(own.storage.rglob(".upload-*")) == []
 
 
-def test_the_live_page_fits_a_phone_and_a_panel(served: ReviewPage) -> None:
+def test_the_live_page_fits_a_phone_and_a_panel(served: ReviewPage, browser: Chromium) -> None:
     """Rule: nothing is wider than the screen, and what is pressed is at least 40 pixels high."""
-    with browser_page(served.url, "eve") as page:
+    with browser.page(served.url, "eve") as page:
         for width, height in ((390, 844), (1280, 800)):
             page.set_viewport_size({"width": width, "height": height})
             for path in PAGES:
@@ -204,15 +210,14 @@ def test_the_live_page_fits_a_phone_and_a_panel(served: ReviewPage) -> None:
 
 
 @needs_mosquitto
-def test_a_page_that_is_left_lets_go_of_the_line(tmp_path: Path, services: list[Service]) -> None:
+def test_a_page_that_is_left_lets_go_of_the_line(tmp_path: Path, browser: Chromium, services: list[Service]) -> None:
     """Rule: the broker is asked only while somebody looks."""
-    chromium()
     broker = Mosquitto(tmp_path)
     page_ = ReviewPage(tmp_path / "page", broker=broker.port).add_people()
     services.append(page_)
     page_.start()
     assert connections(broker.port) == 0
-    with browser_page(page_.url, "olga") as page:
+    with browser.page(page_.url, "olga") as page:
         page.wait_for_selector("text=no part has been judged yet")
         wait_until(lambda: connections(broker.port) == 1, 20, "the page listens to the broker")
     wait_until(lambda: connections(broker.port) == 0, 60, "the page has let go")
