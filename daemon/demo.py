@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import threading
 from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 from lineward import __version__
 from lineward.daemon import log, service
 from lineward.daemon.broker import EmbeddedBroker, broker_config
 from lineward.daemon.config import Config
+from lineward.daemon.demo_page import review_page
 from lineward.daemon.ledger import Ledger
 from lineward.daemon.ledger_read import LedgerReader
 from lineward.daemon.progress import cache_dir, progress_bar
 from lineward.drivers.simulated import write_dataset
 from lineward.drivers.simulation.scene import truth
+from lineward.models import store
 from lineward.models.bundle import BundleError, load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from lineward.daemon.ledger_read import Row
 
@@ -58,26 +60,31 @@ def run_demo(
     ledger = Ledger(storage)
     start = ledger.last_seq
     ledger.close()
-    with service.stop_on_signals() as stop, EmbeddedBroker() as broker:
-        config = Config.model_validate(
-            {
-                "station": {"site": "demo", "line": "line1", "name": product},
-                "camera": {
-                    "driver": "simulated",
-                    "product": product,
-                    "seed": SEED,
-                    "start_index": start,  # parts that no demo saw before
-                    "width": WIDTH,
-                    "height": HEIGHT,
-                    "rate_hz": rate_hz,
-                    "defect_rate": DEFECT_RATE,
-                    "limit": None if parts is None else start + parts,
-                },
-                "inspection": {"model": str(model)},
-                "mqtt": broker_config(broker),
-                "storage": {"root": str(storage)},
-            }
-        )
+    judged_product = put_into_store(storage, model)
+    with ExitStack() as stack:
+        stop = stack.enter_context(service.stop_on_signals())
+        broker = stack.enter_context(EmbeddedBroker())
+        sections: dict[str, dict[str, Any]] = {
+            "station": {"site": "demo", "line": "line1", "name": product},
+            "camera": {
+                "driver": "simulated",
+                "product": product,
+                "seed": SEED,
+                "start_index": start,  # parts that no demo saw before
+                "width": WIDTH,
+                "height": HEIGHT,
+                "rate_hz": rate_hz,
+                "defect_rate": DEFECT_RATE,
+                "limit": None if parts is None else start + parts,
+            },
+            "inspection": {"model": judged_product},
+            "mqtt": broker_config(broker),
+            "storage": {"root": str(storage)},
+            "review": {"base_data": str(home / "images")},
+        }
+        config = Config.model_validate(sections)
+        if not headless:
+            say("review page: %s", stack.enter_context(review_page(home / "line.toml", sections, storage)))
         say("broker on 127.0.0.1:%d; watch it: mosquitto_sub -p %d -t 'lineward/#' -v", broker.port, broker.port)
         say("uncertain parts are kept in %s; stop with Ctrl-C", storage / "images")
         timer = threading.Timer(seconds, stop.set) if seconds is not None else None
@@ -107,33 +114,40 @@ def ensure_model(home: Path, product: str, *, quiet: bool) -> Path:
 
     say("first use: training a model for the simulated product %r (once)", product)
     bundle.parent.mkdir(parents=True, exist_ok=True)
-    images = Path(tempfile.mkdtemp(prefix="lineward-demo-"))
-    try:
-        with progress_bar(quiet=quiet) as progress:
-            write_dataset(
-                images,
-                product=product,
-                seed=SEED,
-                n_good=GOOD,
-                n_defect=DEFECTIVE,
-                width=WIDTH,
-                height=HEIGHT,
-                progress=lambda done, of: progress("rendering images", done, of),
-            )
-            report = train_quick(
-                images,
-                bundle,
-                product=product,
-                cache_dir=home / "features",
-                progress=progress,
-                height=INPUT_HEIGHT,
-                width=INPUT_WIDTH,
-            )
-    finally:
-        shutil.rmtree(images, ignore_errors=True)
+    images = home / "images" / product  # stay: a training on the review page begins with them
+    shutil.rmtree(images, ignore_errors=True)
+    with progress_bar(quiet=quiet) as progress:
+        write_dataset(
+            images,
+            product=product,
+            seed=SEED,
+            n_good=GOOD,
+            n_defect=DEFECTIVE,
+            width=WIDTH,
+            height=HEIGHT,
+            progress=lambda done, of: progress("rendering images", done, of),
+        )
+        report = train_quick(
+            images,
+            bundle,
+            product=product,
+            cache_dir=home / "features",
+            progress=progress,
+            height=INPUT_HEIGHT,
+            width=INPUT_WIDTH,
+        )
     for line in report.sentences():
         say("%s", line)
     return bundle
+
+
+def put_into_store(storage: Path, model: Path) -> str:
+    """Let a new model of the demo judge; one that was promoted on the page since stays. Returns its product."""
+    known = {(entry.product, entry.version) for entry in store.list_models(storage)}
+    entry = store.add(storage, model, who="demo")
+    if (entry.product, entry.version) not in known:
+        store.promote(storage, entry.product, entry.version, who="demo")
+    return entry.product
 
 
 def summary(rows: Sequence[Row], *, product: str) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import time
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from tests.broker import free_port, wait_until
 from tests.system.line import LONG, Service, call, figure, session_pids
@@ -102,6 +104,14 @@ def test_a_start_without_a_broker_is_told_once(line: Callable[..., Line]) -> Non
     assert made.lines(f"WARNING mqtt: broker 127.0.0.1:{port}: .*is the broker running")
 
 
+def signs_in(url: str, name: str, password: str) -> bool:
+    try:
+        answer = httpx.post(f"{url}/login", data={"name": name, "password": password}, headers={"origin": url})
+    except httpx.TransportError:
+        return False
+    return answer.status_code == 303
+
+
 @pytest.mark.timeout(300)
 def test_the_demo_ends_by_itself_and_ctrl_c_ends_it_cleanly(
     tmp_path: Path, bundle: Path, services: list[Service]
@@ -125,10 +135,12 @@ def test_the_demo_ends_by_itself_and_ctrl_c_ends_it_cleanly(
     assert sum(" #" in text for text in told.splitlines()) == 30
     assert "\x1b[" not in told
     began = time.monotonic()
-    second = Service(tmp_path, "demo", "--headless", "--rate", "10")
+    second = Service(tmp_path, "demo", "--rate", "10")
     services.append(second)
     second.start()
     second.wait_log(r" #\d+ ", 30)
+    page, password = re.findall(r"review page: (\S+), sign in as demo with password (\S+)", second.log)[0]
+    wait_until(lambda: signs_in(page, "demo", password), 30, "the review page lets demo in")
     figure(f"second demo: first part after {time.monotonic() - began:.1f} s")
     session = second.pid
     code, seconds = second.end(signal.SIGINT)
