@@ -9,7 +9,6 @@ connection and are acknowledged on it.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import threading
@@ -18,12 +17,15 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lineward.daemon.endpoint import Endpoint, LostError, SilentError, Tls, why
+from lineward.daemon.broker_trouble import QUICK_LOSS_S, BrokerTrouble
+from lineward.daemon.endpoint import Endpoint, Tls
+from lineward.daemon.freshness import Freshness
 from lineward.daemon.inbox import Inbox
-from lineward.daemon.mqtt import TAKEN_OVER, Connection
+from lineward.daemon.mqtt import Connection
 from lineward.daemon.outbox import Outbox
 from lineward.daemon.result import plc_string
-from lineward.daemon.retry import Outage, delay_s
+from lineward.daemon.retry import delay_s
+from lineward.daemon.standing import Standing, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,8 +52,6 @@ BURST_ROWS = 8
 BREATH_S = 0.0002
 """After so many rows of a backlog the thread sleeps so long. Without it the loop waits for Python's lock: `record` took
 4.8 ms at p99 during a drain."""
-QUICK_LOSS_S = 30.0
-"""A connection that the broker ends sooner, three times in a row, smells of a second client with our id."""
 GIVE_UP_S = 0.8
 """The longest a stop waits for a thread that may hang in a TCP connect."""
 
@@ -96,29 +96,22 @@ class Publisher:
     ) -> None:
         self._endpoint = endpoint
         self._base = base_topic.rstrip("/") + "/"
-        self._deadline_s = deadline_ms / 1000
-        self._late_after_s = max(5.0, 2 * self._deadline_s)
+        self._freshness = Freshness(deadline_ms / 1000)
         self._ledger = ledger
         self._stats = stats
         self._alive_s = alive_s
         self._fresh: deque[_Handed] = deque()
         self._outbox = Outbox(ledger)
         self._inbox = None if on_command is None else Inbox(self._base, on_command)
-        self._retained: dict[str, bytes] = {}
-        self._changed: dict[str, None] = {}
-        self._retained_lock = threading.Lock()
-        self._alarms: dict[str, Mapping[str, Any]] = {}
+        self._standing = Standing(self._wake)
         self._beat_s = float("-inf")
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._awake = False
         self._stop = threading.Event()
         self._up = threading.Event()
-        self._outage = Outage(log, f"broker {endpoint}")
-        self._quick_losses = 0
-        self._takeover_s = float("-inf")
+        self._trouble = BrokerTrouble(endpoint)
         self._heartbeat = 0
         self._due = {"heartbeat": 0.0, "stats": 0.0}
-        self._reason = ""
         self.published = 0
         """Messages sent on `result`, repetitions included."""
         self.acknowledged = 0
@@ -140,11 +133,7 @@ class Publisher:
     @property
     def trouble(self) -> str:
         """What is wrong with the broker and what to do about it, in one line; empty when all is well."""
-        if not self.connected:
-            return self._reason and f"broker {self._endpoint}: {self._reason}"
-        if time.monotonic() - self._takeover_s < 2 * QUICK_LOSS_S:
-            return self._takeover_text()
-        return ""
+        return self._trouble.text(connected=self.connected)
 
     def counters(self) -> dict[str, int | float | bool]:
         """Return what `stats` says about MQTT; ``outage_s`` is seconds without a broker since the start."""
@@ -153,7 +142,7 @@ class Publisher:
             "published": self.published,
             "acknowledged": self.acknowledged,
             "reconnects": max(0, self.connections - 1),
-            "outage_s": round(self._outage.total_s, 1),
+            "outage_s": round(self._trouble.outage_s, 1),
             "outbox": self._ledger.outbox_size,
             "commands": 0 if self._inbox is None else self._inbox.received,
             "acknowledgements_lost": 0 if self._inbox is None else self._inbox.acks_lost,
@@ -170,7 +159,7 @@ class Publisher:
         """
         began_ns = time.perf_counter_ns()
         up = self._up.is_set()
-        useful_until_s = self._useful_until_s(result)
+        useful_until_s = self._freshness.useful_until_s(result)
         if up or result.deadline_unix_ns is None:
             self._outbox.expect(result.seq, useful_until_s)
         if up and len(self._fresh) < FRESH_QUEUE:
@@ -198,20 +187,14 @@ class Publisher:
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Publish the retained `state`, now and at every connect."""
-        self._retain("state", state)
+        self._standing.set("state", state)
 
     def set_alarms(self, alarms: Mapping[str, Mapping[str, Any]]) -> None:
         """Publish the retained `alarm`: one object, alarm id -> {raised, since, severity, text}.
 
         A raised alarm that is missing from ``alarms`` is published once more as cleared, until the next change.
         """
-        cleared = {
-            name: {**alarm, "raised": False}
-            for name, alarm in self._alarms.items()
-            if alarm.get("raised") and name not in alarms
-        }
-        self._alarms = {**cleared, **alarms}
-        self._retain("alarm", self._alarms)
+        self._standing.set_alarms(alarms)
 
     def close(self, drain_s: float = 0.0) -> int:
         """Wait until the outbox is empty, at most ``drain_s``; then say `stopped` and hang up.
@@ -228,7 +211,7 @@ class Publisher:
         if self._thread.is_alive():
             log.warning("broker %s: still connecting, not waited for", self._endpoint)
         else:
-            with self._retained_lock:
+            with self._standing.lock:
                 if self._wake_fd >= 0:
                     os.close(self._wake_fd)
                 self._wake_fd = -1
@@ -241,34 +224,6 @@ class Publisher:
             self._awake = True
             os.eventfd_write(self._wake_fd, 1)
 
-    def _retain(self, name: str, content: Mapping[str, Any]) -> None:
-        with self._retained_lock:
-            self._retained[name] = _json(content)
-            self._changed[name] = None
-            self._wake()
-
-    def _useful_until_s(self, result: Result) -> float:
-        """Return the monotonic time after which a PLC must not see this answer any more.
-
-        Reckoned from measured durations, so that a stepping wall clock changes nothing. A pass is good until its
-        deadline; any other answer keeps the part back and may come up to one deadline after it was handed over.
-        """
-        now = time.monotonic()
-        if result.verdict == "undecided":
-            return now + self._allowed_s(result)
-        if result.late:
-            return now - 1  # this part has been answered with a time-out
-        if result.deadline_unix_ns is None:
-            return now + self._late_after_s
-        spent_s = result.latency.total / 1000 if result.verdict == "pass" else 0.0
-        return now + self._allowed_s(result) - spent_s
-
-    def _allowed_s(self, result: Result) -> float:
-        """Return how long this part's answer may take: recipes differ."""
-        if result.deadline_unix_ns is None:
-            return self._deadline_s
-        return (result.deadline_unix_ns - result.trigger_unix_ns) / 1e9
-
     # ---- the thread
 
     def _run(self) -> None:
@@ -280,11 +235,11 @@ class Publisher:
             except OSError as error:
                 lived_s = time.monotonic() - began if self._up.is_set() else 0.0
                 attempt = 1 if lived_s > QUICK_LOSS_S else attempt + 1
-                self._note(error, lived_s)
+                self._lost(error, lived_s)
             except Exception as error:  # a bug here must not silence the station for good
                 log.exception("broker %s: unexpected trouble", self._endpoint)
                 attempt += 1
-                self._note(OSError(str(error)), 0.0)
+                self._lost(OSError(str(error)), 0.0)
                 error = OSError()
             else:
                 return
@@ -298,25 +253,13 @@ class Publisher:
 
     _last_error: OSError = OSError()
 
-    def _note(self, error: OSError, lived_s: float) -> None:
+    def _lost(self, error: OSError, lived_s: float) -> None:
         self._last_error = error
-        ended_by_broker = isinstance(error, LostError) and not isinstance(error, SilentError)
-        self._quick_losses = self._quick_losses + 1 if 0 < lived_s < QUICK_LOSS_S and ended_by_broker else 0
-        self._reason = why(error, self._endpoint)
-        if getattr(error, "code", 0) == TAKEN_OVER or self._quick_losses >= 3:
-            self._takeover_s = time.monotonic()
-            self._reason = self._takeover_text()
-        self._outage.failed(self._reason)
-
-    def _takeover_text(self) -> str:
-        return (
-            f"another client seems to use our client id {self._endpoint.client_id!r} (the broker ends our connection "
-            "each time it comes); give every station an id of its own"
-        )
+        self._trouble.lost(error, lived_s)
 
     def _live(self) -> None:
         """Live through one connection; returns only when asked to stop."""
-        silence_s = max(2.0, 2 * self._deadline_s)
+        silence_s = max(2.0, 2 * self._freshness.deadline_s)
         link = Connection(
             self._endpoint, self._base + "availability", b"offline", timeout_s=CONNECT_S, silence_s=silence_s
         )
@@ -343,15 +286,12 @@ class Publisher:
         self._outbox.restart()
         if self._inbox is not None:
             link.subscribe([self._inbox.topic_filter], timeout_s=CONNECT_S)
-        with self._retained_lock:
-            retained = dict(self._retained)
-            self._changed.clear()
-        for name, payload in retained.items():
+        for name, payload in self._standing.everything().items():
             link.publish(self._base + name, payload, retain=True)
         link.publish(self._base + "availability", b"online", retain=True)
         self.connections += 1
         self._due["stats"] = 0.0
-        self._outage.over(f"{self._ledger.outbox_size} results waiting")
+        self._trouble.over(f"{self._ledger.outbox_size} results waiting")
         self._up.set()
 
     def _read_wake(self) -> None:
@@ -362,7 +302,7 @@ class Publisher:
         """Return how long the next step may wait: not at all while there is something to send and room for it."""
         if self._fresh:
             return 0.0 if link.room >= _answer_room(link) else FULL_PAUSE_S
-        if self._changed or self._stop.is_set():
+        if self._standing.changed or self._stop.is_set():
             return 0.0
         if self._outbox.waiting and link.room > _kept_free(link):
             return 0.0
@@ -399,8 +339,8 @@ class Publisher:
             result = handed.result
             in_time = time.monotonic() <= handed.useful_until_s
             # Behind a stalled link an answer would lie in the kernel's buffer and come out when the link does.
-            if in_time and link.waiting_s < max(self._deadline_s, 0.1):
-                expiry_s = max(1, round(2 * self._allowed_s(result)))
+            if in_time and link.waiting_s < max(self._freshness.deadline_s, 0.1):
+                expiry_s = max(1, round(2 * self._freshness.allowed_s(result)))
                 link.publish(self._base + "result/plc", result.plc_payload(), expiry_s=expiry_s)
                 link.publish(self._base + "result/verdict", str(result.verdict).encode())
                 link.publish(self._base + "result/part_id", plc_string(result.part_id).encode())
@@ -432,12 +372,8 @@ class Publisher:
 
     def _tick(self, link: Connection) -> None:
         """Publish what changed, the heartbeat and the statistics."""
-        if self._changed:
-            with self._retained_lock:
-                changed = {name: self._retained[name] for name in self._changed}
-                self._changed.clear()
-            for name, payload in changed.items():
-                link.publish(self._base + name, payload, retain=True)
+        for name, payload in self._standing.news().items() if self._standing.changed else ():
+            link.publish(self._base + name, payload, retain=True)
         now = time.monotonic()
         if now >= self._due["heartbeat"]:
             self._due["heartbeat"] = now + HEARTBEAT_S
@@ -452,7 +388,7 @@ class Publisher:
         if self._stats is None:
             return
         try:
-            payload = _json(self._stats())
+            payload = to_json(self._stats())
         except Exception:  # somebody else's numbers must not cut the line off
             log.exception("stats are not published")
         else:
@@ -465,7 +401,3 @@ def _answer_room(link: Connection) -> int:
 
 def _kept_free(link: Connection) -> int:
     return min(KEPT_FREE, link.window // 2)
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHORTEST_S = 0.5
-LONGEST_S = 10.0
+LONGEST_S = 2.0
+"""What is back must not wait for us: parts go by."""
+PATIENT_S = 10.0
 
 # Time alone rarely cures these: somebody has to change a password, a certificate or the rights of a folder.
 _NEEDS_A_HAND = (PermissionError, ssl.SSLError)
@@ -33,9 +35,9 @@ def delay_s(error: BaseException, attempt: int, *, jitter: Callable[[], float] =
     Returns
     -------
     float
-        0.5 s to 10 s; the upper end doubles with each attempt: 1, 2, 4, 8, 10, 10 ...
+        0.5 s to 2 s, the upper end first 1, then 2; after a refusal 5 s to 10 s.
     """
-    longest = LONGEST_S if isinstance(error, _NEEDS_A_HAND) else min(LONGEST_S, 2.0 ** min(max(attempt, 1) - 1, 10))
+    longest = PATIENT_S if isinstance(error, _NEEDS_A_HAND) else min(LONGEST_S, float(max(attempt, 1)))
     return max(SHORTEST_S, longest * (0.5 + 0.5 * jitter()))
 
 
