@@ -112,7 +112,9 @@ class Line:
         if camera.driver == "simulated":  # its line goes on while its process is replaced, as a real one would
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lineward-camera-"))
             options["memory"] = str(Path(folder) / "line")
-        self.camera = CameraProcess(camera.driver, options, silence_limit_s=camera.silence_s, hurry=stop)
+        self.camera = CameraProcess(
+            camera.driver, options, silence_limit_s=camera.silence_s, hurry=stop, alive=self.beat
+        )
         self.source = FrameSource(
             self.camera,
             self.recipe.settings,

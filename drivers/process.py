@@ -26,7 +26,7 @@ from lineward.drivers.inbox import MAX_WAITING, Inbox
 from lineward.drivers.vigil import Vigil
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lineward.drivers.camera import Setting
 
@@ -62,6 +62,8 @@ class CameraProcess:
         gets five times as much.
     hurry
         Once it is set, a call that waits for the child gives up after half a second and kills it.
+    alive
+        Called several times a second while an order is waited for that gets on; must not raise.
     """
 
     def __init__(
@@ -71,11 +73,13 @@ class CameraProcess:
         *,
         silence_limit_s: float = 2.0,
         hurry: threading.Event | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._driver = driver
         self._options = dict(options)
         self._silence_limit_s = silence_limit_s
         self._hurry = hurry or threading.Event()
+        self._alive = alive
         self._child: Child | None = None
         self._vigil = Vigil(silence_limit_s, 0.0)
         self._inbox = Inbox(self._release)
@@ -256,6 +260,7 @@ class CameraProcess:
                 self._kill_hung(f"did not answer {message[0]!r} within {limit_s:g} s")
                 continue
             self._drain(min(remaining, LOOK_S))
+            self._alive()  # what hangs was found by `_drain`: who waits here is not hung either
         return self._replies.popleft()
 
     def _drain(self, wait_s: float, *, watch: bool = True) -> None:

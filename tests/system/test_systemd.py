@@ -54,8 +54,8 @@ class Station(Machine):
         self.write("home/person/secret.txt", "nobody's business\n")
         self.write(
             "etc/systemd/system/listener.service",
-            "[Unit]\nAfter=mosquitto.service\nRequires=mosquitto.service\n[Service]\nStandardOutput=file:/root/heard\n"
-            "ExecStart=/usr/bin/mosquitto_sub -q 1 -t lineward/# -F '%%U %%r %%t %%p'\nRestart=always\nRestartSec=1\n"
+            "[Unit]\nAfter=mosquitto.service\nRequires=mosquitto.service\n[Service]\nStandardOutput=append:/root/heard\n"
+            "ExecStart=/usr/bin/mosquitto_sub -h 127.0.0.1 -q 1 -t lineward/# -F '%%U %%r %%t %%p'\nRestart=always\nRestartSec=1\n"
             "[Install]\nWantedBy=multi-user.target\n",
         )
         self.boot()
