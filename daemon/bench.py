@@ -66,7 +66,7 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
         def inspect_frames(count: int) -> float:
             meter.allow(count)
             began = time.perf_counter()
-            inspect(meter, line.answers, review=line.review, heart=meter, alarms=line.alarms)
+            inspect(meter, line.answers, review=line.review, heart=meter, alarms=line.alarms, watch=line.watch)
             return time.perf_counter() - began
 
         inspect_frames(WARM_UP)

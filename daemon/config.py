@@ -287,6 +287,25 @@ class Review(_Section):
         return self
 
 
+class Watch(_Section):
+    """What pictures and scores were like at commissioning is learnt from the first parts, and watched from then on."""
+
+    enabled: bool = Field(True, description="Watch pictures and scores, and raise alarms when they drift.")
+    commission_parts: int = Field(
+        500, ge=50, le=5000, description="Parts from which is learnt what is normal, for each model."
+    )
+    guard: bool = Field(
+        True, description="A picture that does not look like the product makes its part undecided (`wrong_product`)."
+    )
+
+
+class Metrics(_Section):
+    """Figures for Prometheus; off unless a port is given."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address that the figures are served on.")
+    port: int = Field(0, ge=0, le=65535, description="TCP port of `/metrics`, usually 9842; 0: off.")
+
+
 class Log(_Section):
     """What the operator reads."""
 
@@ -308,6 +327,8 @@ class Config(_Section):
     mqtt: Mqtt = Field(default_factory=Mqtt, description="The broker.")
     storage: Storage = Field(default_factory=Storage, description="The disk.")
     review: Review = Field(default_factory=Review, description="Frames kept for review, and the review page.")
+    watch: Watch = Field(default_factory=Watch, description="Image health and drift.")
+    metrics: Metrics = Field(default_factory=Metrics, description="Figures for Prometheus.")
     log: Log = Field(default_factory=Log, description="The log.")
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import time
@@ -26,6 +27,7 @@ from lineward.daemon.result import rfc3339
 from lineward.daemon.review import ReviewStore
 from lineward.daemon.states import Event, State, StateMachine, Status
 from lineward.daemon.triggers import Part, Reason, TriggerBook
+from lineward.daemon.watch.watcher import Watch
 from lineward.drivers.process import CameraProcess
 
 if TYPE_CHECKING:
@@ -87,6 +89,10 @@ class Line:
             on_trouble=lambda text: self.alarms.set("images", text),
         )
         stack.callback(self.review.close)
+        self.watch: Watch | None = None
+        if config.watch.enabled:
+            self.watch = Watch(root, self.alarms, parts=config.watch.commission_parts, guard=config.watch.guard)
+            stack.callback(self.watch.close)
         self.answers = Answers(
             self.book,
             ledger=self.ledger,
@@ -141,11 +147,15 @@ class Line:
         """Take the first recipe into service."""
         self.book.activate(recipe)
         self._tell_provider(recipe)
+        if self.watch is not None:
+            self.watch.use(recipe)
         self.states.handle(Event.MODEL_READY)
         self.changeover.start()
 
     def _in_force(self, recipe: ActiveRecipe) -> None:
         self._tell_provider(recipe)
+        if self.watch is not None:
+            self.watch.use(recipe)
         self._show_state(self.states.status)
 
     def _tell_provider(self, recipe: ActiveRecipe) -> None:
@@ -166,7 +176,20 @@ class Line:
         if name == "reload" and self.reloads is not None:
             self.reloads.put(answer_on_socket(acknowledge))
             return
+        local = {"stats": self._local_stats, "watch_reset": self._watch_reset}.get(name)
+        if local is not None:
+            acknowledge(name, json.dumps(local()).encode())
+            return
         self.commands.handle(name, payload, retained=False, acknowledge=acknowledge)
+
+    def _local_stats(self) -> dict[str, Any]:
+        """Return everything that is known of the station: for `lineward top` and `lineward support-bundle`."""
+        alarms = {name: alarm.to_json() for name, alarm in self.alarms.raised().items()}
+        return {"ok": 1, "reason": "", "status": self.in_words(), "alarms": alarms, "stats": self._stats()}
+
+    def _watch_reset(self) -> dict[str, Any]:
+        done = self.watch is not None and self.watch.reset()
+        return {"ok": int(done), "reason": "" if done else "off" if self.watch is None else "not_ready"}
 
     def _answer_what_was_left(self) -> None:
         """Answer what an earlier process accepted and did not live to answer: late, so no PLC sees it."""
@@ -229,6 +252,7 @@ class Line:
         stats["mqtt"] = self.publisher.counters()
         stats["images"] = {"kept": self.review.kept, "dropped": self.review.dropped}
         stats["triggers_waiting"] = self.book.waiting
+        stats["watch"] = {"state": "off"} if self.watch is None else self.watch.stats()
         return stats
 
     def _close_publisher(self) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lineward.daemon.health import Alarms
     from lineward.daemon.review import ReviewStore
     from lineward.daemon.triggers import Part
+    from lineward.daemon.watch.watcher import Watch
 
 log = logging.getLogger("lineward.loop")
 
@@ -31,10 +32,22 @@ class Heart(Protocol):
         """Note that a part is done; called after each, must not block or raise."""
 
 
-def inspect(parts: Iterable[Part], answers: Answers, *, review: ReviewStore, heart: Heart, alarms: Alarms) -> None:
+def inspect(
+    parts: Iterable[Part],
+    answers: Answers,
+    *,
+    review: ReviewStore,
+    heart: Heart,
+    alarms: Alarms,
+    watch: Watch | None = None,
+) -> None:
     """Judge every part that has a picture, in order, until they end."""
     for part in parts:
-        verdict = judge_safely(part, alarms)
+        verdict = None if watch is None else watch.refusal(part)  # another product is never judged
+        if verdict is None:
+            verdict = judge_safely(part, alarms)
+            if watch is not None:
+                watch.note(verdict)
         result = answers.give(Judgement(part, verdict))  # on disk first, then to the line; None: its time was over
         if result is not None and result.image is not None and part.frame is not None:
             review.keep(part.frame.image, result)  # trouble here is reported, never stops the line

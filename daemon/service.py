@@ -89,7 +89,7 @@ def run(
         if line.source.wait_open() and line.source.start():
             took_s = time.monotonic() - started
             log.info("ready after %.1f s: %s, model %s", took_s, recipe.product, recipe.model.version)
-        inspect(line.source, line.answers, review=line.review, heart=line, alarms=line.alarms)
+        inspect(line.source, line.answers, review=line.review, heart=line, alarms=line.alarms, watch=line.watch)
         line.drain_s = STOP_DRAIN_S if stop.is_set() else drain_s
         return line.health
 

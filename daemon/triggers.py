@@ -43,7 +43,7 @@ class Reason(StrEnum):
     NO_MODEL = "no_model"
     QUEUE_FULL = "queue_full"  # parts come faster than they are judged
     ERROR = "error"  # the judge failed, or the program was killed meanwhile
-    WRONG_PRODUCT = "wrong_product"  # another recipe is in force
+    WRONG_PRODUCT = "wrong_product"  # another recipe is in force, or the picture shows another product
 
 
 class Stage(StrEnum):

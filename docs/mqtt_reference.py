@@ -18,6 +18,7 @@ from lineward.daemon.health import Health
 from lineward.daemon.result import V_CODE, CameraRef, Latency, ModelRef, Result
 from lineward.daemon.states import State
 from lineward.daemon.triggers import Reason
+from lineward.daemon.watch.words import ALARM_IDS as WATCHED
 from lineward.drivers.camera import Cause
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ UNDECIDED = {
     "no_model": "No model is loaded yet.",
     "queue_full": "Parts come faster than they are judged.",
     "error": "The model could not judge this image (alarm `model` says why), or the service was ended before it did.",
-    "wrong_product": "The trigger names another product than is in force, or the camera is being set up for the next.",
+    "wrong_product": "The trigger names another product than is in force, the camera is being set up for the next, or "
+    "the picture does not look like the product ([image health](../how-to/watch-image-health.md)).",
 }
 
 STATES = {
@@ -144,6 +146,12 @@ ALARMS = {
     "outbox": "The broker has been away for long: the outbox is nearly full, or full (severity `warning`).",
     "config": "The configuration could not be read again; the old one stays in force (severity `warning`).",
     "recipe": "A change of recipe failed; the old one stays in force (severity `warning`).",
+    "brightness": "Lamp or exposure changed since commissioning, as a whole or in one zone (severity `warning`).",
+    "sharpness": "Pictures are less sharp than at commissioning, or show more fine detail (severity `warning`).",
+    "position": "Parts lie elsewhere in the picture than at commissioning (severity `warning`).",
+    "scores": "The model is less sure or sees more defects than at commissioning (severity `warning`).",
+    "product": "A picture does not look like the product of the recipe in force; the part was undecided.",
+    "watch": "Pictures are not watched, or commissioning cannot be kept (severity `warning`); inspection goes on.",
     "provider": "A wished ONNX Runtime provider is not there; another one judges (severity `warning`).",
 }
 
@@ -346,6 +354,14 @@ def mqtt_page() -> str:
                     ),
                     ("`images`", "`kept` and `dropped` images for review."),
                     ("`triggers_waiting`", "Triggers that have no answer yet."),
+                    (
+                        "`watch`",
+                        (
+                            "Image health: `state` (`off`, `commissioning` with `parts` of `of`, `watching`), `guard`, "
+                            "`wrong_products`, and by figure the `deviation` of its slow mean from commissioning, the "
+                            "`limit`, and which are `out`."
+                        ),
+                    ),
                 ],
             ),
             "Causes of `missing_frames`; each missing frame is counted under one:",
@@ -358,8 +374,8 @@ def mqtt_page() -> str:
 def alarm_ids() -> list[str]:
     """Find the ids of all alarms that the daemon raises."""
     daemon = Path(config_module.__file__).parent
-    code_ = "".join(path.read_text(encoding="utf-8") for path in sorted(daemon.glob("*.py")))
-    return sorted(set(re.findall(r'alarms\.set\(\s*"(\w+)"', code_)))
+    code_ = "".join(path.read_text(encoding="utf-8") for path in sorted(daemon.rglob("*.py")))
+    return sorted({*re.findall(r'alarms\.set\(\s*"(\w+)"', code_), *WATCHED})
 
 
 def refusals() -> list[str]:
