@@ -15,6 +15,7 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,8 +36,11 @@ FIGURES_S = 5.0
 LET_GO_S = 6.0
 MINUTE_NS, HOUR_NS = 60_000_000_000, 3_600_000_000_000
 SILENT_S = 30.0
-RECENT, BEFORE = 60, 600
+RECENT, BEFORE = 60, 3000
 """Parts among which something new is looked for, and those before them that say what is usual."""
+
+LOOK_BACK = 1200
+"""So many parts after the first sign the hint stays, unless another model judges by then."""
 
 LARGEST = 64 << 10
 
@@ -277,16 +281,19 @@ class Feed:
             RECENT + BEFORE,
         )
         same = [row for row in rows if row[2] == rows[0][2]]
-        recent, before = same[:RECENT], same[RECENT:]
-        review = sum(row[0] for row in recent)
-        if not rises(review, len(recent), sum(row[0] for row in before), len(before)):
-            return ""
-        unlike = sum(row[1] for row in recent)
-        return (
-            f"{review} of the last {len(recent)} parts went to review, {unlike} of them unlike anything in training; "
-            f"before, it was {sum(row[0] for row in before)} of {len(before)}. Perhaps a new kind of defect: label "
-            "some of them on the page Review and train a new model"
-        )
+        review = [0, *accumulate(row[0] for row in same)]
+        unlike = [0, *accumulate(row[1] for row in same)]
+        for start in range(0, min(LOOK_BACK, len(same) - 2 * RECENT) + 1, RECENT // 3):
+            end = start + RECENT
+            now, before = review[end] - review[start], review[-1] - review[end]
+            if rises(now, RECENT, before, len(same) - end):
+                ago = f" ({start} parts ago)" if start else ""
+                return (
+                    f"{now} of {RECENT} parts{ago} went to review, {unlike[end] - unlike[start]} of "
+                    f"them unlike anything in training; before, it was {before} of {len(same) - end}. "
+                    "Perhaps a new kind of defect: label some of them on the page Review and train a new model"
+                )
+        return ""
 
 
 def rises(now: int, of_now: int, before: int, of_before: int) -> bool:
