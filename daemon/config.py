@@ -233,6 +233,12 @@ class Storage(_Section):
 
     root: Path = Field(Path("/var/lib/lineward"), description="Folder of ledger, outbox, images and models.")
     max_gb: float = Field(20, gt=0, description="Quota of all kept images in gigabytes; the oldest go first.")
+    audit_gb: float = Field(
+        2, ge=0, description="Share of max_gb that images of passed parts (review.audit_share) may take."
+    )
+    ledger_rows: int = Field(
+        2_000_000, ge=1000, description="Answers kept in the ledger, about 1.2 kB each; the oldest go first."
+    )
     outbox_mb: float = Field(
         512,
         ge=1,

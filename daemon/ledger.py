@@ -24,6 +24,7 @@ from lineward.daemon.ledger_file import (
     LedgerError,
     SeqFile,
     explain,
+    highest_seq_of_images,
     is_damaged,
     move_aside,
     open_writer,
@@ -267,15 +268,24 @@ class Ledger:
         """Forget an image whose file is gone. Raises `LedgerError`."""
         self._write("DELETE FROM images WHERE id = ?", image_id)
 
-    def image_bytes(self) -> int:
-        """Return the size of all kept images together, in bytes. Raises `LedgerError`."""
-        with self._explained():
-            return self._reader.image_bytes()
+    def adopt(self, image: ImageRow, values: _Values) -> None:
+        """Take in an image that the ledger does not know, and its answer when that is lost too; see `daemon/adopt.py`.
 
-    def oldest_images(self, count: int) -> list[ImageRow]:
-        """Return the oldest kept images, oldest first. Raises `LedgerError`."""
+        Raises `LedgerError`.
+        """
+        self._write(_INSERT.replace("INSERT", "INSERT OR IGNORE"), *values)
+        row = (image.image_id, image.seq, image.path, image.bytes, image.kind, image.created_ns)
+        self._write("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?)", *row)
+
+    def image_bytes(self, kind: str | None = None) -> int:
+        """Return the size of all kept images together, or of a kind, in bytes. Raises `LedgerError`."""
         with self._explained():
-            return self._reader.oldest_images(count)
+            return self._reader.image_bytes(kind)
+
+    def oldest_images(self, count: int, kind: str | None = None) -> list[ImageRow]:
+        """Return the oldest kept images, of a kind or of all, oldest first. Raises `LedgerError`."""
+        with self._explained():
+            return self._reader.oldest_images(count, kind)
 
     def images(self, *, newest: int = 100, kind: str | None = None) -> list[ImageRow]:
         """Return the newest kept images, newest first. Raises `LedgerError`."""
@@ -316,6 +326,9 @@ class Ledger:
     def _open_seq_file(self) -> None:
         self._seq_file = SeqFile(self._root / "ledger.seq")
         self.last_seq = max(self.last_seq, self._seq_file.last)
+        if self.last_seq == 0 and not self.path.exists():  # new, or all is lost but the images
+            kept = highest_seq_of_images(self._root)
+            self.last_seq = kept + POWER_CUT_GAP if kept else 0
 
     def _open(self) -> sqlite3.Connection:
         """Open the database, moving a damaged one aside, and learn the highest number and the size of the outbox."""

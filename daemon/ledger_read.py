@@ -277,15 +277,18 @@ class LedgerReader:
         """Return the number of answers by verdict. Reads every row: for reports, not for the line."""
         return dict(self._fetch("SELECT verdict, count(*) FROM results GROUP BY verdict"))
 
-    def image_bytes(self) -> int:
-        """Return the size of all kept images together, in bytes."""
-        rows = self._fetch("SELECT coalesce(sum(bytes), 0) FROM images")
+    def image_bytes(self, kind: str | None = None) -> int:
+        """Return the size of all kept images together, or of those of a kind, in bytes."""
+        rows = self._fetch("SELECT coalesce(sum(bytes), 0) FROM images WHERE ? IS NULL OR kind = ?", (kind, kind))
         return int(rows[0][0]) if rows else 0
 
-    def oldest_images(self, count: int) -> list[ImageRow]:
-        """Return the oldest kept images, oldest first."""
-        sql = "SELECT id, seq, path, bytes, kind, created_ns FROM images ORDER BY created_ns, id LIMIT ?"
-        return [ImageRow(*row) for row in self._fetch(sql, (count,))]
+    def oldest_images(self, count: int, kind: str | None = None) -> list[ImageRow]:
+        """Return the oldest kept images, of a kind or of all, oldest first."""
+        sql = (
+            "SELECT id, seq, path, bytes, kind, created_ns FROM images WHERE ? IS NULL OR kind = ?"
+            " ORDER BY created_ns, id LIMIT ?"
+        )
+        return [ImageRow(*row) for row in self._fetch(sql, (kind, kind, count))]
 
     def images(self, *, newest: int = 100, kind: str | None = None) -> list[ImageRow]:
         """Return the newest kept images, newest first."""

@@ -64,7 +64,9 @@ class Line:
         self.reloads: SimpleQueue[Answer | None] | None = None
         self.health = Health(root)
         self.alarms = Alarms()
-        self.ledger = Ledger(root, outbox_bytes=round(config.storage.outbox_mb * 1e6))
+        self.ledger = Ledger(
+            root, keep_rows=config.storage.ledger_rows, outbox_bytes=round(config.storage.outbox_mb * 1e6)
+        )
         stack.callback(self.ledger.close)
         self.alarms.set("storage", self.ledger.trouble, logged=True)
         self.recipes = Recipes(config)
@@ -86,7 +88,9 @@ class Line:
             max_bytes=round(config.storage.max_gb * 1e9),
             keep_fails=config.review.keep_fails,
             audit_share=config.review.audit_share,
+            audit_bytes=round(config.storage.audit_gb * 1e9),
             on_trouble=lambda text: self.alarms.set("images", text),
+            on_disk=lambda text: self.alarms.set("disk", text),
         )
         stack.callback(self.review.close)
         self.watch: Watch | None = None
@@ -111,6 +115,10 @@ class Line:
         self.commands = Commands(self.book, self.answers, self.changeover, self.alarms, trigger=camera.trigger)
         self.control = ControlSocket(root, self._obey_local)
         stack.callback(self.control.close)
+        if config.metrics.port:
+            from lineward.daemon.metrics import serve  # noqa: PLC0415 - costs 30 ms and is off by default
+
+            stack.callback(serve(config, self._stats, self.alarms))
         self.states = StateMachine(self._show_state)
         self._show_state(self.states.status)
         self.recipe = self.recipes.remembered()
@@ -250,7 +258,11 @@ class Line:
     def _stats(self) -> dict[str, Any]:
         stats = self.health.stats()
         stats["mqtt"] = self.publisher.counters()
-        stats["images"] = {"kept": self.review.kept, "dropped": self.review.dropped}
+        stats["images"] = {
+            "kept": self.review.kept,
+            "dropped": self.review.dropped,
+            "deleted": self.review.quota.let_go,
+        }
         stats["triggers_waiting"] = self.book.waiting
         stats["watch"] = {"state": "off"} if self.watch is None else self.watch.stats()
         return stats

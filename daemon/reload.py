@@ -45,6 +45,7 @@ LIVE = frozenset(
         "review.keep_fails",
         "review.audit_share",
         "storage.max_gb",
+        "storage.audit_gb",
         "log.level",
         "log.parts",
     }
@@ -123,6 +124,7 @@ class Reloader:
                 max_bytes=round(config.storage.max_gb * 1e9),
                 keep_fails=config.review.keep_fails,
                 audit_share=config.review.audit_share,
+                audit_bytes=round(config.storage.audit_gb * 1e9),
             )
             self._alarms.set("config", "")
             said = f"in force: {', '.join(changed) or 'nothing new'}"

@@ -150,6 +150,11 @@ class Result:
         return _ENCODER.encode(record).encode()
 
 
+def encode_record(record: dict[str, Any]) -> bytes:
+    """Return a record that was read from elsewhere in the form of `Result.payload`; raises `ValueError`."""
+    return _ENCODER.encode(record).encode()
+
+
 def mark_late(payload: bytes) -> bytes:
     """Flag a payload of the topic ``result`` as delivered late.
 

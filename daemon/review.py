@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 
 import cv2
 
+from lineward.daemon.adopt import Sweep, sweep
+from lineward.daemon.quota import LOOK_S, Quota, remove_image_file
 from lineward.models.verdict import Decision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy as np
@@ -35,6 +37,12 @@ QUEUE = 4
 """Frames that may wait for encoding: a lossless 5 MP image takes 92-160 ms, and each waiting one holds its bytes."""
 
 PNG_LEVEL = 1
+
+SWEEP_S = 86400.0
+"""How often images and ledger are compared, beginning at the start."""
+
+STEP_S = 0.005
+"""Between two files of that: nothing is in less of a hurry."""
 
 
 class ReviewStore:
@@ -52,26 +60,44 @@ class ReviewStore:
         max_bytes: int,
         keep_fails: bool,
         audit_share: float = 0.0,
+        audit_bytes: int | None = None,
         on_trouble: Callable[[str], None],
+        on_disk: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._root = root
         self._ledger = ledger
         self._keep_per_hour = keep_per_hour
-        self._max_bytes = max_bytes
         self._keep_fails = keep_fails
         self._audit_share = audit_share
+        self.quota = Quota(
+            root,
+            ledger,
+            max_bytes=max_bytes,
+            audit_bytes=max_bytes if audit_bytes is None else audit_bytes,
+            on_trouble=on_disk,
+        )
         self._on_trouble = on_trouble
         self._kept_at: deque[float] = deque()
         self._queue: queue.Queue[tuple[NDArray[np.uint8], Result] | None] = queue.Queue(QUEUE)
+        self._swept = Sweep()
         self.kept = 0
         self.dropped = 0
         self._thread = threading.Thread(target=self._work, name="review-images", daemon=True)
         self._thread.start()
 
-    def set_limits(self, *, keep_per_hour: int, max_bytes: int, keep_fails: bool, audit_share: float = 0.0) -> None:
+    def set_limits(
+        self,
+        *,
+        keep_per_hour: int,
+        max_bytes: int,
+        keep_fails: bool,
+        audit_share: float = 0.0,
+        audit_bytes: int | None = None,
+    ) -> None:
         """Go on with other limits; from any thread."""
-        self._keep_per_hour, self._max_bytes, self._keep_fails = keep_per_hour, max_bytes, keep_fails
-        self._audit_share = audit_share
+        self._keep_per_hour, self._keep_fails, self._audit_share = keep_per_hour, keep_fails, audit_share
+        self.quota.max_bytes = max_bytes
+        self.quota.audit_bytes = max_bytes if audit_bytes is None else audit_bytes
 
     def claim(self, verdict: Verdict) -> str | None:
         """Decide whether this part's image will be kept; return its id, or None.
@@ -86,7 +112,7 @@ class ReviewStore:
         now = time.monotonic()
         while self._kept_at and now - self._kept_at[0] > 3600:
             self._kept_at.popleft()
-        if len(self._kept_at) >= self._keep_per_hour or self._queue.full():
+        if len(self._kept_at) >= self._keep_per_hour or self._queue.full() or self.quota.emergency:
             self.dropped += 1
             return None
         self._kept_at.append(now)
@@ -108,9 +134,25 @@ class ReviewStore:
     def _work(self) -> None:
         with contextlib.suppress(OSError):  # let the hot path go first; not allowed everywhere
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        while (item := self._queue.get()) is not None:
+        swept = float("-inf")
+        sweeping: Iterator[Sweep] | None = None
+        while True:
+            if sweeping is None and time.monotonic() - swept > SWEEP_S:
+                swept = time.monotonic()
+                sweeping = sweep(self._root, self._ledger)
             try:
-                self._write(*item)
+                item = self._queue.get(timeout=LOOK_S if sweeping is None else STEP_S)
+            except queue.Empty:
+                sweeping = self._step(sweeping)
+                with contextlib.suppress(OSError):
+                    self.quota.watch()
+                continue
+            if item is None:
+                return
+            try:
+                if not self._write(*item):
+                    self.dropped += 1
+                    continue
             except OSError as error:
                 self.dropped += 1
                 self._on_trouble(f"images cannot be kept in {self._root / 'images'}: {error.strerror or error}")
@@ -121,7 +163,22 @@ class ReviewStore:
                 self.kept += 1
                 self._on_trouble("")
 
-    def _write(self, image: NDArray[np.uint8], result: Result) -> None:
+    def _step(self, sweeping: Iterator[Sweep] | None) -> Iterator[Sweep] | None:
+        """Compare one more file with the ledger; None when that is over."""
+        if sweeping is None:
+            return None
+        try:
+            for done in sweeping:
+                self._swept = done
+                return sweeping
+        except OSError as error:
+            log.debug("images were not compared with the ledger: %s", error)
+        if self._swept.adopted or self._swept.forgotten or self._swept.deleted:
+            log.warning("images: %s", self._swept)
+        return None
+
+    def _write(self, image: NDArray[np.uint8], result: Result) -> bool:
+        """Write one image; False when there is no room for it."""
         assert result.image is not None
         day = datetime.fromtimestamp(result.trigger_unix_ns / 1e9, UTC).strftime("%Y-%m-%d")
         folder = self._root / "images" / (result.product or "unknown") / day
@@ -132,7 +189,8 @@ class ReviewStore:
             raise OSError(f"PNG encoding of {image.shape} failed")
         path = folder / f"{result.seq}-{result.image}.png"
         data = png.tobytes()
-        self._make_room(len(data))
+        if not self.quota.make_room(result.verdict, len(data)):
+            return False
         # The side-car first: an image without one would be an orphan, a side-car without an image is harmless.
         write_whole(path.with_suffix(".json"), json.dumps(json.loads(result.payload()), indent=1).encode())
         write_whole(path, data)
@@ -140,30 +198,19 @@ class ReviewStore:
         try:
             self._ledger.add_image(result.image, result.seq, name, len(data), result.verdict)
         except OSError:
-            remove_image_file(path)  # without a row it would never count against the quota
+            remove_image_file(path)  # without a row it would not count against the quota
             raise
-
-    def _make_room(self, wanted: int) -> None:
-        """Delete the oldest images until ``wanted`` more bytes stay within the quota."""
-        while self._ledger.image_bytes() + wanted > self._max_bytes:
-            oldest = self._ledger.oldest_images(1)
-            if not oldest:
-                return
-            remove_image_file(self._root / oldest[0].path)
-            self._ledger.remove_image(oldest[0].image_id)
-
-
-def remove_image_file(path: Path) -> None:
-    """Delete an image and its side-car; fine when they are gone already."""
-    path.unlink(missing_ok=True)
-    path.with_suffix(".json").unlink(missing_ok=True)
+        return True
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that its name never stands for half of it."""
     part = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(data)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut leaves the name with nothing in it
         part.replace(path)
     except OSError:
         with contextlib.suppress(OSError):

@@ -140,6 +140,7 @@ ALARMS = {
     "frames": "Frames are being lost (severity `warning`); the text names causes and remedies.",
     "storage": "The ledger cannot be written; results wait in memory.",
     "images": "Images for review cannot be kept.",
+    "disk": "The disk is 95 % full: inspection goes on, no image is kept, the oldest are deleted.",
     "model": "A part could not be judged.",
     "broker": "Another client uses our id, or the broker cannot be reached (severity `warning`).",
     "commands": "More commands than a line can mean (severity `warning`).",
@@ -151,6 +152,7 @@ ALARMS = {
     "position": "Parts lie elsewhere in the picture than at commissioning (severity `warning`).",
     "scores": "The model is less sure or sees more defects than at commissioning (severity `warning`).",
     "product": "A picture does not look like the product of the recipe in force; the part was undecided.",
+    "metrics": "No figures for Prometheus: the port is taken (severity `warning`).",
     "watch": "Pictures are not watched, or commissioning cannot be kept (severity `warning`); inspection goes on.",
     "provider": "A wished ONNX Runtime provider is not there; another one judges (severity `warning`).",
 }

@@ -55,7 +55,8 @@ class Station(Machine):
         self.write(
             "etc/systemd/system/listener.service",
             "[Unit]\nAfter=mosquitto.service\nRequires=mosquitto.service\n[Service]\nStandardOutput=append:/root/heard\n"
-            "ExecStart=/usr/bin/mosquitto_sub -h 127.0.0.1 -q 1 -t lineward/# -F '%%U %%r %%t %%p'\nRestart=always\nRestartSec=1\n"
+            "ExecStart=/usr/bin/mosquitto_sub -h 127.0.0.1 -q 1 -t lineward/# -F '%%U %%r %%t %%p'\n"
+            "Restart=always\nRestartSec=1\n"
             "[Install]\nWantedBy=multi-user.target\n",
         )
         self.boot()
