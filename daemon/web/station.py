@@ -147,18 +147,23 @@ class Station:
         now = time.monotonic()
         self._held = {image: held for image, held in self._held.items() if now - held[1] < HELD_S}
         others = [image for image, (name, _) in self._held.items() if name != person.name]
-        parts = [(part, FIRST) for part in self.labels.waiting(product, limit=AHEAD, without=[*others, *shown])]
-        review = self.config.review
-        draw = random.random()
-        check: tuple[Part, str] | None = None
-        if draw < review.blind_repeat_share:
-            part = self.labels.to_repeat(product, person.name)
-            check = (part, BLIND) if part is not None else None
-        elif draw < review.blind_repeat_share + review.second_reader_share:
-            part = self.labels.to_second(product, person.name)
-            check = (part, SECOND) if part is not None else None
-        if parts and check is not None and check[0].image not in shown:
-            parts.insert(min(1, len(parts)), check)
+        parts: list[tuple[Part, str]] = []
+        for part in self.labels.waiting(product, limit=AHEAD, without=[*others, *shown]):
+            parts.append((part, FIRST))
+            check = self._check(product, person)
+            if check is not None and check[0].image not in (*shown, *(other.image for other, _ in parts)):
+                parts.append(check)
         for part, _ in parts[:2]:
             self._held[part.image] = (person.name, now)
         return parts
+
+    def _check(self, product: str, person: Person) -> tuple[Part, str] | None:
+        """Draw whether the next part is a check, and which."""
+        review, draw = self.config.review, random.random()
+        if draw < review.blind_repeat_share:
+            part = self.labels.to_repeat(product, person.name)
+            return (part, BLIND) if part is not None else None
+        if draw < review.blind_repeat_share + review.second_reader_share:
+            part = self.labels.to_second(product, person.name)
+            return (part, SECOND) if part is not None else None
+        return None

@@ -6,6 +6,7 @@ need=()
 command -v mosquitto >/dev/null || need+=(mosquitto)
 command -v mosquitto_sub >/dev/null || need+=(mosquitto-clients)
 command -v ip >/dev/null || need+=(iproute2)
+command -v chromium >/dev/null || need+=(chromium)
 # A GigE Vision camera in software and the library to read it: the driver `aravis` is optional, its tests need both.
 command -v arv-fake-gv-camera-0.8 >/dev/null || need+=(aravis-tools)
 [ -e /usr/lib/python3/dist-packages/gi/__init__.py ] || need+=(python3-gi)
