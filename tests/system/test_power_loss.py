@@ -1,0 +1,155 @@
+"""The storage folder as a kill or a power cut leaves it at random moments of a line at work: all of it is usable."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.broker import wait_until
+from tests.system.line import LONG, figure
+
+from lineward.daemon.adopt import sweep
+from lineward.daemon.ledger import Ledger
+from lineward.daemon.ledger_file import POWER_CUT_GAP
+from lineward.daemon.ledger_read import LedgerReader
+from lineward.daemon.reconcile import reconcile
+from lineward.models import store
+from lineward.models.bundle import load_bundle, save_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.broker import Mosquitto, Subscriber
+    from tests.system.line import Line
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200 if LONG else 120)]
+
+SNAPSHOTS = 200 if LONG else 8
+UNSYNCED_BYTES = 300_000
+"""What a power cut may take of the write-ahead log: it is forced to the disk once a second."""
+
+CAMERA: dict[str, Any] = {"driver": "simulated", "width": 320, "height": 256, "rate_hz": 25, "defect_rate": 0.5}
+REVIEW: dict[str, Any] = {"keep_per_hour": 100_000, "keep_fails": True, "audit_share": 0.3}
+
+
+def snapshot(line: Line, goal: Path) -> None:
+    """Copy the folder while not one instruction of the daemon runs: what a kill at this moment would leave."""
+    os.kill(line.pid, signal.SIGSTOP)
+    try:
+        shutil.copytree(line.storage, goal, symlinks=True, ignore=shutil.ignore_patterns("*.sock", "control*"))
+    finally:
+        os.kill(line.pid, signal.SIGCONT)
+
+
+def cut_power(folder: Path, draw: random.Random) -> str:
+    """Take from a snapshot what had not been forced to the disk: the end of the log, whole or in shreds."""
+    wal = folder / "ledger.sqlite3-wal"
+    size = wal.stat().st_size if wal.exists() else 0
+    lost = draw.randint(0, min(UNSYNCED_BYTES, size))
+    how = draw.choice(["gone", "zeros", "shreds"])
+    if size:
+        with wal.open("r+b") as file:
+            file.truncate(size - lost)
+            if how != "gone":
+                file.seek(size - lost)
+                file.write(bytes(lost) if how == "zeros" else draw.randbytes(lost))
+    (folder / "ledger.sqlite3-shm").unlink(missing_ok=True)
+    seq = folder / "ledger.seq"
+    text = seq.read_text()
+    boot = text.split()[1]
+    seq.write_text(text.replace(boot, "0" * len(boot)))  # another start of the machine
+    return f"{lost} bytes {how}"
+
+
+def check(folder: Path, heard: set[int], acked: set[int], *, gap: int) -> None:
+    """Open everything, as the next start does, and hold it against what the broker had got by then."""
+    ledger = Ledger(folder)
+    try:
+        assert not list(folder.glob("*.damaged-*")), "the ledger is not even damaged"
+        with closing(sqlite3.connect(f"file:{folder / 'ledger.sqlite3'}?mode=ro", uri=True)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        rows = {row.seq: row for row in ledger.rows()}
+        if not gap:
+            assert heard <= set(rows), "what was published is in the ledger"
+            assert sorted(rows) == list(range(1, len(rows) + 1))
+        waiting = [row.seq for row in ledger.unacknowledged(0, 1_000_000)]
+        assert waiting == [seq for seq, row in rows.items() if not row.acked], "the outbox resumes"
+        assert {seq for seq, row in rows.items() if row.acked} <= acked, "only what the broker has is out of it"
+        found = reconcile(LedgerReader(folder / "ledger.sqlite3"))
+        # A daemon that stands still for a copy of its folder misses frames: that is not what is tested here.
+        assert not [fault for fault in found.faults if fault.kind != "frame_gap"], found.faults
+        list(sweep(folder, ledger))
+        images = ledger.images(newest=-1)
+        on_disk = {path.relative_to(folder).as_posix(): path for path in (folder / "images").rglob("*.png")}
+        assert {row.path for row in images} == set(on_disk), "images and rows agree"
+        assert all(on_disk[row.path].stat().st_size == row.bytes for row in images)
+        assert all(path.with_suffix(".json").is_file() for path in on_disk.values())
+        last = max([*heard, *rows])
+        assert ledger.last_seq >= last + gap, "no number is used twice"
+    finally:
+        ledger.close()
+    path = store.current(folder, "bracket")
+    assert path is not None
+    load_bundle(path)
+
+
+def test_any_moment_may_be_the_last(
+    line: Callable[..., Line], bundle: Path, broker: Mosquitto, hear: Subscriber, tmp_path: Path
+) -> None:
+    """Rule: after a kill or a power cut at any point ledger, outbox, images and models are whole and agree."""
+    draw = random.Random(7)
+    made = line(port=broker.port, camera=CAMERA, review=REVIEW, model="bracket")
+    given = load_bundle(bundle)
+    for version in ("1", "2"):
+        manifest = given.manifest.model_copy(update={"version": version, "product": "bracket"})
+        save_bundle(tmp_path / f"{version}.lward", given.data[: given.manifest.graph_bytes], manifest)
+        store.add(made.storage, tmp_path / f"{version}.lward")
+    store.promote(made.storage, "bracket", "1", force=True)
+    made.start()
+    made.wait_log("#20 ", 60)
+    ends = threading.Event()
+
+    def promote() -> None:
+        while not ends.wait(0.05):
+            for version in ("2", "1"):
+                store.promote(made.storage, "bracket", version, force=True)
+
+    promoting = threading.Thread(target=promote)
+    promoting.start()
+    lost = 0
+    try:
+        for number in range(SNAPSHOTS):
+            time.sleep(draw.uniform(0.02, 0.4))
+            folder = tmp_path / f"snapshot{number}"
+            heard = set(hear.seqs())
+            snapshot(made, folder)
+            later = set(hear.seqs())  # acknowledged before the stop, heard a moment after
+            is_cut = number % 2 == 1
+            said = cut_power(folder, draw) if is_cut else ""
+            wait_until(lambda later=later: set(hear.seqs()) > later, 20, "the line goes on")
+            check(folder, heard, set(hear.seqs()), gap=POWER_CUT_GAP if is_cut else 0)
+            lost += bool(said)
+            if number != SNAPSHOTS - 1:
+                shutil.rmtree(folder)
+    finally:
+        ends.set()
+        promoting.join()
+    assert made.end()[0] == 0
+    figure(f"{SNAPSHOTS} snapshots, {lost} of them power cuts, all whole; {len(made.rows())} answers")
+    # The last one is started for real.
+    shutil.rmtree(made.storage)
+    shutil.move(tmp_path / f"snapshot{SNAPSHOTS - 1}", made.storage)
+    made.start()
+    count = len(made.rows())
+    made.wait_log("ready after", 60, times=2)
+    wait_until(lambda: len(made.rows()) > count, 20, "answers")
+    assert made.end()[0] == 0
