@@ -298,7 +298,7 @@ class Watch(_Section):
 
     enabled: bool = Field(True, description="Watch pictures and scores, and raise alarms when they drift.")
     commission_parts: int = Field(
-        500, ge=50, le=5000, description="Parts from which is learnt what is normal, for each model."
+        1000, ge=50, le=5000, description="Parts from which is learnt what is normal, for each model."
     )
     guard: bool = Field(
         True, description="A picture that does not look like the product makes its part undecided (`wrong_product`)."
@@ -398,6 +398,8 @@ def _explain(detail: ErrorDetails) -> str:
             return f"{key} = {value!r}: no such key{_did_you_mean(detail)}"
         case "missing":
             return f"{key}: is missing; add it"
+        case "path_type":
+            return f"{key} = {value!r}: is no path; write it as text in quotes"
         case "union_tag_invalid":
             return f'{key}.driver: unknown driver; use "simulated", "folder", "genicam" or "aravis"'
         case "value_error":

@@ -149,7 +149,10 @@ class LabelStore:
 
     def _fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
-            return self._db.execute(sql, values).fetchall()
+            try:
+                return self._db.execute(sql, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise LabelError(f"{self._path}: cannot be read: {error}; put its last copy in its place") from error
 
     # ---- pictures
 

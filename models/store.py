@@ -258,7 +258,7 @@ def rollback(root: Path, product: str, *, who: str | None = None) -> Entry:
 def audit(root: Path) -> list[dict[str, Any]]:
     """Return the decisions, oldest first; a line that a crash of the machine cut off is left out."""
     try:
-        lines = (root / "models" / AUDIT).read_text(encoding="utf-8").splitlines()
+        lines = (root / "models" / AUDIT).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     found = []
@@ -310,7 +310,7 @@ def _folders(models: Path) -> list[Path]:
 
 def _pointer(folder: Path) -> list[str]:
     try:
-        text = (folder / CURRENT).read_text(encoding="utf-8")
+        text = (folder / CURRENT).read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
