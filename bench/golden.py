@@ -1,8 +1,8 @@
 """A rule-based judge as engineers build it with OpenCV: golden template, tolerance for each pixel, largest blob.
 
 The part is turned and shifted onto the template, compared with the mean of good parts within a tolerance that was
-learnt for each pixel, and fails when what is beyond forms a blob of some area. Tolerance and area are tuned on the same
-labelled images that Lineward was trained on.
+learnt for each pixel, and fails when what is beyond forms a blob of some area. Tolerance and area are tuned on
+labelled images.
 """
 
 from __future__ import annotations

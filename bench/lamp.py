@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 PRODUCT, WIDTH, HEIGHT = "bracket", 640, 512
 LOWEST, WEAR = 0.6, 0.5
-COMMISSIONING = 500
+COMMISSIONING = 1000
 TAKT_S = 0.2
-TEST_FROM = 5_000_000
-"""Index of the first test part: neither the training nor the line ever shows one."""
+TUNED_FROM, TEST_FROM = 4_000_000, 5_000_000
+"""Indices of parts to tune and to test with: neither the training nor the line ever shows one."""
 
 
 class WornTool(Renderer):
@@ -85,7 +85,7 @@ def test_part(line: WornTool, number: int, view: View) -> tuple[NDArray[np.uint8
     return line.render(TEST_FROM + number, view=view, defect=kind)[0], number % 2 == 1
 
 
-def judge_step(share: float, parts: int, session: Session, rules: dict[str, Golden]) -> Step:
+def judge_step(share: float, parts: int, session: Session, threshold: float, rules: dict[str, Golden]) -> Step:
     """Judge the test parts at one step of the way."""
     lamp, line = at(share)[0], renderer(0.0)
     line.wear = at(share)[1]
@@ -94,7 +94,7 @@ def judge_step(share: float, parts: int, session: Session, rules: dict[str, Gold
     for number in range(parts):
         image, bad = test_part(line, number, View(exposure=lamp))
         verdict = session.judge(image)
-        right["Lineward"] += (verdict.defect_probability >= 0.5) == bad
+        right["Lineward"] += (verdict.defect_probability >= threshold) == bad
         review += verdict.decision is Decision.REVIEW
         rejects += not bad and verdict.decision is Decision.FAIL
         escapes += bad and verdict.decision is Decision.PASS
@@ -135,20 +135,29 @@ def watch_line(parts: int, session: Session) -> list[tuple[str, float, int, str]
     return list(raised.values())
 
 
-def learn_rules(good: int, bad: int) -> dict[str, Golden]:
-    """Learn and tune the golden templates on the first images of the set that the model was trained on."""
+def learn_rules(session: Session, count: int) -> tuple[float, dict[str, Golden]]:
+    """Learn the golden templates, and tune them and Lineward's threshold on the same parts, which no training saw.
+
+    Returns the defect probability from which on Lineward says defect, and the golden templates.
+    """
     line = renderer(0.0)
-    goods = [line.render(FIRST_INDEX + i, defect="none")[0] for i in range(good)]
-    bads = [line.render(FIRST_INDEX + 10_000 + i, defect=list(Defect)[i % 6])[0] for i in range(bad)]
+    learnt = [line.render(FIRST_INDEX + i, defect="none")[0] for i in range(100)]
+    goods = [line.render(TUNED_FROM + i, defect="none")[0] for i in range(count)]
+    bads = [line.render(TUNED_FROM + 10_000 + i, defect=list(Defect)[i % 6])[0] for i in range(count)]
+    fine = np.array([session.judge(image).defect_probability for image in goods])
+    faulty = np.array([session.judge(image).defect_probability for image in bads])
+    threshold = max(np.concatenate([fine, faulty]), key=lambda at: (fine < at).mean() + (faulty >= at).mean())
+    tuned = ((fine < threshold).mean() + (faulty >= threshold).mean()) / 2
+    print(f"Lineward: defect from {threshold:.3f} on, tuned to {tuned:.1%}", flush=True)
     rules = {}
     for name, normalise in (("golden template", False), ("golden template, brightness normalised", True)):
-        rules[name] = Golden.learn(goods[: good // 2], normalise=normalise)
-        tuned = rules[name].tune(goods[good // 2 :], bads)
+        rules[name] = Golden.learn(learnt, normalise=normalise)
+        tuned = rules[name].tune(goods, bads)
         print(
             f"{name}: tolerance {rules[name].tolerance:g}, area {rules[name].area:g} px, tuned to {tuned:.1%}",
             flush=True,
         )
-    return rules
+    return float(threshold), rules
 
 
 def main() -> None:
@@ -162,10 +171,10 @@ def main() -> None:
     cv2.setNumThreads(1)
     session = Session(ensure_model(cache_dir() / "demo", PRODUCT, quiet=True))
     session.warm_up()
-    rules = learn_rules(200, 200)
+    threshold, rules = learn_rules(session, 200)
     steps = []
     for number in range(given.steps):
-        step = judge_step(number / (given.steps - 1), given.test_parts, session, rules)
+        step = judge_step(number / (given.steps - 1), given.test_parts, session, threshold, rules)
         steps.append(step)
         shown = ", ".join(f"{name} {share:.1%}" for name, share in step.right.items())
         print(

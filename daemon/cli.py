@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from lineward.daemon import service_commands
+from lineward.daemon import monitor_commands, service_commands
 from lineward.daemon.dataset_commands import dataset_app
 from lineward.daemon.ledger_commands import ledger_app
 from lineward.daemon.model_commands import models_app
@@ -379,6 +379,7 @@ def plc_check(
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(models_app, name="models")
 service_commands.register(app)
+monitor_commands.register(app)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(review_app, name="review")
 

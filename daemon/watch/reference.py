@@ -39,7 +39,7 @@ ZONE_NAMES = tuple(
 )
 
 FLOORS: Mapping[str, float] = {
-    "brightness": 0.08,
+    "brightness": 0.06,
     **{f"zone {name}": 0.15 for name in ZONE_NAMES},
     "sharpness": 0.20,
     "right": 0.01,
@@ -122,9 +122,9 @@ class Reference:
 
     def figures(self, measurement: Measurement, likeness: Likeness, scores: tuple[float, float, float]) -> Values:
         """Return the figures of one part, ``(figures,)``."""
-        whole, usual = measurement.zones.mean(), max(self.zones.mean(), 1e-6)
-        ratio = max(whole / usual, 1e-6)
-        zones = measurement.zones / np.maximum(self.zones, 1e-6) / ratio - 1
+        ratios = measurement.zones / np.maximum(self.zones, 1e-6)
+        ratio = max(float(np.median(ratios)), 1e-6)  # a shadow in one corner is not the lamp
+        zones = ratios / ratio - 1
         sharp = measurement.sharpness / self.sharpness - 1 if self.sharpness else 0.0
         seen = likeness.distance < (self.unlike_from or math.inf)
         place = (likeness.right, likeness.down) if seen else (math.nan, math.nan)

@@ -75,7 +75,7 @@ class Watch:
         root: Path,
         alarms: Alarms,
         *,
-        parts: int = 500,
+        parts: int = 1000,
         guard: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:

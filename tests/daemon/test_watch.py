@@ -269,8 +269,8 @@ def test_a_batch_is_no_drift() -> None:
     for _ in range(20):
         batches = np.repeat(random.normal(0, 1, 600), 40)
         values = (batches + random.normal(0, 1, len(batches)))[:, None]
-        charts = Charts(learn(values[:500], np.array([1e-9])), 0.0)
-        for value in values[500:10_500]:
+        charts = Charts(learn(values[:1000], np.array([1e-9])), 0.0)
+        for value in values[1000:11_000]:
             charts.see(value, 0.0)
             if charts.out[0]:
                 alarms += 1
@@ -313,4 +313,4 @@ def test_the_file_holds_what_a_person_can_read(station: Station, tmp_path: Path)
     wait_until(lambda: key_of(station.recipe).file(tmp_path).exists(), what="the file of commissioning")
     content = json.loads(key_of(station.recipe).file(tmp_path).read_text())
     assert (content["product"], content["model"], content["parts"]) == ("bracket", station.recipe.model.sha256, PARTS)
-    assert content["figures"]["brightness"]["limit"] >= 0.08
+    assert content["figures"]["brightness"]["limit"] >= 0.06
