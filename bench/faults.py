@@ -4,6 +4,7 @@ A PLC sends triggers with unique part ids while the fault happens and for some s
 trigger was acknowledged and for which no result ever came. "Wrong" are parts that the PLC let through and that the
 ledger does not hold as a pass in time, and parts with two answers. "Stale" are passes that came more than the deadline
 after the trigger was sent: a trigger that waits at the broker is young for the station, so a PLC needs its own timer.
+"Back" are seconds from the end of the fault to the first answer in time. "offline" is the broker's last will.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def clock_stepped(scene: Scene) -> None:
     """Set the wall clock an hour ahead, two back, and right again; monotonic time goes on."""
     for offset_s in (3600, -3600, 0):
         set_clock(scene.folder, offset_s)
-        time.sleep(3)
+        scene.run_for(3)
 
 
 def same_id(scene: Scene) -> None:
@@ -251,13 +252,16 @@ def row(name: str, fault: Callable[[Scene], None], model: Path) -> bool:
         try:
             time.sleep(2)
             fault(Scene(line, broker, relay, folder))
+            over_s = time.monotonic()
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: plc.first_answer_s(over_s) is not None, 30)
             time.sleep(3)
         finally:
             plc.stop()
-        return count(name, plc, line, hear)
+        return count(name, plc, line, hear, over_s)
 
 
-def count(name: str, plc: Plc, line: Line, hear: Subscriber) -> bool:
+def count(name: str, plc: Plc, line: Line, hear: Subscriber, over_s: float) -> bool:
     """Wait until the outbox is empty, stop the line, and compare the PLC's books with the ledger's."""
     acknowledged = {part.part_id for part in plc.parts.values() if any(ack["ok"] == 1 for ack in part.acks)}
     refused = sum(any(ack["ok"] == 0 for ack in part.acks) for part in plc.parts.values())
@@ -291,12 +295,15 @@ def count(name: str, plc: Plc, line: Line, hear: Subscriber) -> bool:
     wrong += sum(answer["v"] == 1 and not answer["id"].startswith("F") for answer in plc.unknown)
     alarms: dict[str, None] = {}
     for message in hear.on("alarm"):
-        alarms.update(dict.fromkeys(message.json))
+        alarms.update(dict.fromkeys(name for name, alarm in message.json.items() if alarm["raised"]))
+    alarms.update(dict.fromkeys("offline" for message in hear.on("availability") if message.payload == b"offline"))
     in_time = sum(bool(plc.fresh(part)) for part in plc.parts.values())
+    first_s = plc.first_answer_s(over_s)
+    back = "never" if first_s is None else f"{first_s - over_s:.1f}"
     through = sum(plc.let_through(part) for part in plc.parts.values())
     print(
         f"{name:16}{len(plc.parts):6}{len(acknowledged):7}{refused:9}{doubled_acks:6}{in_time:9}{through:9}{len(rows):9}"
-        f"{plc.stale():7}{wrong:7}{len(lost):6}   {', '.join(alarms) or '-'}",
+        f"{plc.stale():7}{wrong:7}{len(lost):6}{back:>7}   {', '.join(alarms) or '-'}",
         flush=True,
     )
     if wrong or lost:
@@ -320,7 +327,7 @@ def main() -> int:
         print(json.dumps({"deadline_ms": DEADLINE_MS, "trigger_every_s": EVERY_S}))
         print(
             f"{'fault':16}{'sent':>6}{'acked':>7}{'refused':>9}{'twice':>6}{'in time':>9}{'through':>9}{'ledger':>9}"
-            f"{'stale':>7}{'wrong':>7}{'lost':>6}   alarms"
+            f"{'stale':>7}{'wrong':>7}{'lost':>6}{'back':>7}   alarms"
         )
         for fault in arguments.fault or FAULTS:
             if FAULTS[fault] is disk_full and os.geteuid() != 0:

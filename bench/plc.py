@@ -98,6 +98,17 @@ class Plc:
         """Return the answers that came while the part was still at the gate."""
         return [answer for at_s, answer in part.answers if at_s - part.sent_s <= self._deadline_s + 0.05]
 
+    def first_answer_s(self, since_s: float) -> float | None:
+        """Return when the first answer in time came for a part that was sent after ``since_s`` (monotonic)."""
+        times = [
+            at_s
+            for part in list(self.parts.values())
+            if part.sent_s >= since_s
+            for at_s, _ in part.answers
+            if at_s - part.sent_s <= self._deadline_s
+        ]
+        return min(times, default=None)
+
     def let_through(self, part: Sent) -> bool:
         """Whether the gate opened."""
         return any(answer["v"] == 1 for answer in self.fresh(part))

@@ -129,7 +129,7 @@ class Commands:
         self._lock = threading.Lock()
         self._tokens = float(BURST)
         self._filled_at = clock()
-        self._flooded_at: float | None = None
+        self._alarmed_at: float | None = None
 
     def handle(self, name: str, payload: bytes, *, retained: bool, acknowledge: Acknowledge) -> None:
         """Obey one command, or refuse it; ``acknowledge`` is called once with its name and the JSON, now or later."""
@@ -142,6 +142,8 @@ class Commands:
             self._throttle()
             command = _parse(name, payload, retained=retained)
         except Refused as refusal:
+            if refusal.word == "too_large":
+                self._alarm(f"a command was refused, it has {refusal}: look who may publish on cmd/# (access rules)")
             self._refuse(name, _id_of(payload), refusal, reply)
             return
         try:
@@ -154,9 +156,9 @@ class Commands:
             self._refuse(name, command.id, refusal, reply)
 
     def look(self) -> None:
-        """Clear the alarm about a flood some time after it; called now and then."""
-        if self._flooded_at is not None and self._clock() - self._flooded_at > QUIET_S:
-            self._flooded_at = None
+        """Clear the alarm about a flood or a huge command some time after it; called now and then."""
+        if self._alarmed_at is not None and self._clock() - self._alarmed_at > QUIET_S:
+            self._alarmed_at = None
             self._alarms.set("commands", "")
 
     def _obey(self, command: _Command, accept: Callable[[], None]) -> None:
@@ -188,13 +190,14 @@ class Commands:
             if self._tokens >= 1:
                 self._tokens -= 1
                 return
-            self._flooded_at = now
-        self._alarms.set(
-            "commands",
-            f"more than {RATE_HZ:g} commands a second: the rest is refused; look for a loop in the PLC's program",
-            severity="warning",
+        self._alarm(
+            f"more than {RATE_HZ:g} commands a second: the rest is refused; look for a loop in the PLC's program"
         )
         raise Refused("flood", "")
+
+    def _alarm(self, text: str) -> None:
+        self._alarmed_at = self._clock()
+        self._alarms.set("commands", text, severity="warning")
 
     def _remember(self, name: str, command_id: str) -> None:
         now = self._clock()

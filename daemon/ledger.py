@@ -124,6 +124,8 @@ class Ledger:
         self.rereads = 0
         """Grows when rows that could not be read became readable: time to read the outbox from its beginning."""
         self._unread = False
+        self.was_killed = False
+        """The process before us ended without `close`."""
         self.last_seq = 0
         self._last_trigger = 0
         self._start()
@@ -314,6 +316,7 @@ class Ledger:
             self._root.mkdir(parents=True, exist_ok=True)
         try:
             self._open_seq_file()
+            self.was_killed = self._seq_file is not None and self._seq_file.not_closed
             self._open()
         except LedgerError:
             self._abandon()

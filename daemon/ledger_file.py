@@ -234,6 +234,8 @@ class SeqFile:
         self._boot = boot_id()
         self.last = 0
         self.power_cut = False
+        self.not_closed = False
+        """Whoever used it before was killed, or lost its power."""
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
             self.writable = True
@@ -259,7 +261,8 @@ class SeqFile:
         fields = os.pread(self._fd, 64, 0).decode("ascii", "replace").split()
         if len(fields) == 3 and fields[0].isdigit():
             self.last = int(fields[0])
-            self.power_cut = fields[1] != self._boot and fields[2] != "clean"
+            self.not_closed = fields[2] != "clean"
+            self.power_cut = fields[1] != self._boot and self.not_closed
 
     def write(self, seq: int, mark: str = "open") -> None:
         """Overwrite the number in place; trouble is ignored, because the database is the first to know and to tell."""

@@ -27,6 +27,7 @@ from lineward.daemon.result import rfc3339
 from lineward.daemon.review import ReviewStore
 from lineward.daemon.states import Event, State, StateMachine, Status
 from lineward.daemon.triggers import Part, Reason, TriggerBook
+from lineward.daemon.wall_clock import WallClock
 from lineward.daemon.watch.watcher import Watch
 from lineward.drivers.process import CameraProcess
 
@@ -48,6 +49,9 @@ STOP_DRAIN_S = 0.4
 """After SIGTERM the broker gets this long to acknowledge; what is left stays in the outbox for the next start."""
 
 
+KILLED_S = 60.0
+"""So long after a start the alarm stays that the service had not been stopped in order."""
+
 LOOK_S = 0.5
 """How often the loop looks at what others have to say."""
 
@@ -59,6 +63,8 @@ class Line:
         root = config.storage.root
         self.drain_s = STOP_DRAIN_S
         self._looked_at = float("-inf")
+        self._started_at = time.monotonic()
+        self._wall_clock = WallClock()
         self.systemd = Systemd()
         stack.callback(self.systemd.close)
         self.reloads: SimpleQueue[Answer | None] | None = None
@@ -208,6 +214,13 @@ class Line:
             log.warning(
                 "%d parts were asked for before the last stop and never inspected: answered as undecided", len(left)
             )
+        if self.ledger.was_killed:
+            self.alarms.set(
+                "killed",
+                "the service ended without being stopped: it was killed, it crashed, or the power failed; parts asked "
+                f"for and not inspected: {len(left)}; look at `journalctl -u lineward`",
+                severity="warning",
+            )
 
     def _answer_what_waits(self) -> None:
         """Answer the triggers that the loop did not come to before it was told to stop."""
@@ -225,6 +238,9 @@ class Line:
         self.commands.look()
         self.alarms.set("broker", self.publisher.trouble, severity="warning", logged=True)
         self.alarms.set("outbox", self.ledger.outbox_trouble, severity="warning")
+        self.alarms.set("clock", self._wall_clock.trouble(), severity="warning")
+        if now - self._started_at > KILLED_S:
+            self.alarms.set("killed", "")
 
     def _show_state(self, status: Status) -> None:
         active = self.book.active

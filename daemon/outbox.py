@@ -33,6 +33,7 @@ class Outbox:
         self._behind = True
         self._rereads = 0
         self._in_flight: set[int] = set()
+        self._told: set[int] = set()
 
     # ---- told by whoever makes the results
 
@@ -58,6 +59,7 @@ class Outbox:
         """Begin at the oldest row: a new connection knows nothing of what was sent before."""
         self._rows.clear()
         self._in_flight.clear()
+        self._told.clear()
         self._sent_seq = 0
         self._behind = True
 
@@ -65,15 +67,18 @@ class Outbox:
         """Say that the connection is gone: what was not delivered by now is late for the line."""
         self._useful_until_s = {}
         self._in_flight.clear()
+        self._told.clear()
 
     def is_next(self, seq: int) -> bool:
         """Whether everything before a row is out, so that it can go without a look at the ledger."""
         return seq == self._sent_seq + 1 and not self.waiting
 
-    def overtaken(self, seq: int) -> None:
-        """Say that a row was not sent directly; its turn comes."""
+    def overtaken(self, seq: int, *, told: bool = False) -> None:
+        """Say that a row was not sent directly; its turn comes, and it is not late if the PLC was told in time."""
         if seq > self._sent_seq:
             self._behind = True
+            if told:
+                self._told.add(seq)
 
     def sent(self, seq: int) -> None:
         """Say that a row is on its way."""
@@ -98,7 +103,8 @@ class Outbox:
         while self._rows or self._read():
             row = self._rows.popleft()
             if row.seq not in self._in_flight:
-                late = time.monotonic() > self._useful_until_s.get(row.seq, float("-inf"))
+                late = time.monotonic() > self._useful_until_s.get(row.seq, float("-inf")) and row.seq not in self._told
+                self._told.discard(row.seq)
                 return row.seq, mark_late(row.payload) if late else row.payload
         return None
 

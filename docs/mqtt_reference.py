@@ -143,7 +143,9 @@ ALARMS = {
     "disk": "The disk is 95 % full: inspection goes on, no image is kept, the oldest are deleted.",
     "model": "A part could not be judged.",
     "broker": "Another client uses our id, or the broker cannot be reached (severity `warning`).",
-    "commands": "More commands than a line can mean (severity `warning`).",
+    "commands": "More commands than a line can mean, or one that is huge (severity `warning`).",
+    "clock": "The wall clock of this machine was set; for a minute (severity `warning`).",
+    "killed": "The service had ended without being stopped; for a minute after its start (severity `warning`).",
     "outbox": "The broker has been away for long: the outbox is nearly full, or full (severity `warning`).",
     "config": "The configuration could not be read again; the old one stays in force (severity `warning`).",
     "recipe": "A change of recipe failed; the old one stays in force (severity `warning`).",
@@ -312,11 +314,11 @@ def mqtt_page() -> str:
             "",
             (
                 "`result` says `late: true` when the part was judged after its deadline, or when the message leaves "
-                "the station after the deadline; for a replay, which has none, when it leaves more than 5 s (or two "
-                "deadlines, if that is longer) after it was recorded. A pass that is past its deadline is never sent "
-                "on `result/plc`, `result/verdict` and `result/part_id`; another verdict may come up to one deadline "
-                "after it was handed over, because it only keeps the part back. A part that was not judged in time "
-                "gets `undecided`, reason `timeout`, on all topics."
+                "the station after the deadline and the PLC had not been told before; for a replay, which has none, "
+                "when it leaves more than 5 s (or two deadlines, if that is longer) after it was recorded. A pass "
+                "that is past its deadline is never sent on `result/plc`, `result/verdict` and `result/part_id`; "
+                "another verdict may come up to one deadline after it was handed over, because it only keeps the part"
+                " back. A part that was not judged in time gets `undecided`, reason `timeout`, on all topics."
             ),
             "",
             "## Reasons",

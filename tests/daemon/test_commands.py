@@ -250,3 +250,12 @@ def test_a_changeover_from_the_command_line_waits_for_the_one_before(station: St
     assert [ack["reason"] for _, ack in station.acks] == ["preparation_failed"]
     station.changeover.close()
     control.close()
+
+
+def test_a_huge_command_is_an_alarm(station: Station) -> None:
+    """Rule: who sends a command that is too long for any PLC is told to the operator, and the alarm ends by itself."""
+    assert station.say("trigger", b"x" * (LARGEST_BYTES + 1))["reason"] == "too_large"
+    assert "look who may publish" in station.alarms.raised()["commands"].text
+    station.now += 60
+    station.commands.look()
+    assert not station.alarms.raised()

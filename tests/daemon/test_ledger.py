@@ -202,3 +202,19 @@ def test_a_power_cut_leaves_a_gap_and_never_repeats_a_number(tmp_path: Path) -> 
     ledger = Ledger(tmp_path)
     assert fill(ledger, 1) == [44 + POWER_CUT_GAP]
     ledger.close()
+
+
+def test_a_process_that_did_not_close_its_book_is_known(tmp_path: Path) -> None:
+    """Rule: after a kill the next process knows that the one before was not stopped; after a stop it was."""
+    source = (
+        "import os, sys\nfrom pathlib import Path\nfrom lineward.daemon.ledger import Ledger\n"
+        "ledger = Ledger(Path(sys.argv[1]))\nprint(ledger.was_killed)\nif sys.argv[2] == 'kill':\n"
+        "    sys.stdout.flush(); os._exit(9)\nledger.close()\n"
+    )
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", source, str(tmp_path), end], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        for end in ("stop", "kill", "stop", "stop")
+    ]
+    assert found == ["False", "False", "True", "False"]

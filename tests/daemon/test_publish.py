@@ -153,6 +153,7 @@ def test_every_result_of_an_outage_is_heard(broker: Mosquitto, hear: Subscriber,
     plc_at = hear.on("result/plc")[0].at_s
     assert plc_at < hear.on("result")[5_000].at_s
     assert all(heard.json["late"] for heard in hear.on("result")[:10_000])
+    assert not hear.on("result")[-1].json["late"]  # the PLC was told in time: behind the backlog it is not late
 
 
 @needs_mosquitto
