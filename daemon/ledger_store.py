@@ -1,0 +1,183 @@
+"""The files of a ledger, and what waits in memory while they cannot be written: shared by `Ledger` and its keeper."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from lineward.daemon.ledger_file import (
+    POWER_CUT_GAP,
+    LedgerError,
+    SeqFile,
+    explain,
+    highest_seq_of_images,
+    is_damaged,
+    move_aside,
+    open_writer,
+    salvage_outbox,
+    salvage_seq,
+)
+from lineward.daemon.ledger_outbox import OutboxSize, measure
+from lineward.daemon.ledger_read import HIGHEST_TRIGGER, LedgerReader
+from lineward.daemon.ledger_rows import PAYLOAD, Values
+from lineward.daemon.retry import Outage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger("lineward.ledger")
+
+
+class LedgerStore:
+    """One open ledger. Whoever writes holds ``lock``.
+
+    Attributes
+    ----------
+    lock
+        One writer: SQLite's own lock would make the loop poll for milliseconds.
+    db
+        None while the file cannot be opened; not used while there is `trouble`.
+    kept
+        Rows that wait in memory for the disk.
+    to_ack
+        Numbers that the broker has and the file does not know of yet.
+    commits, forced
+        Commits since the last checkpoint, and how many of these are on the disk already.
+    """
+
+    def __init__(self, root: Path, *, memory_rows: int, outbox_bytes: int) -> None:
+        self.path = root / "ledger.sqlite3"
+        self.root = root
+        self._memory_rows = memory_rows
+        self.lock = threading.Lock()
+        self.db: sqlite3.Connection | None = None
+        self.seq_file: SeqFile | None = None
+        self.reader = LedgerReader(self.path)
+        self.kept: deque[Values] = deque()
+        self.to_ack: set[int] = set()
+        self.outage = Outage(log, f"ledger {self.path}")
+        self.damaged = False
+        self.commits = 0
+        self.forced = 0
+        self.outbox = OutboxSize(outbox_bytes)
+        self.waited = 0
+        self.trouble = ""
+        self.lost = 0
+        self.rereads = 0
+        self.was_killed = False
+        self.last_seq = 0
+        self.last_trigger = 0
+
+    def start(self) -> None:
+        """Open the files and find the number to go on with; a disk in trouble leaves rows in memory."""
+        with contextlib.suppress(OSError):
+            self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.open_seq_file()
+            self.was_killed = self.seq_file is not None and self.seq_file.not_closed
+            self.open()
+        except LedgerError:
+            self.abandon()
+            raise
+        except (OSError, sqlite3.Error) as error:
+            self.fail(error)
+            with contextlib.suppress(sqlite3.Error):  # a folder mounted read-only can still be read
+                self.last_seq = max(self.last_seq, self.reader.highest_seq())
+
+    def open_seq_file(self) -> None:
+        """Take hold of the folder; raises `LedgerError` when another process has it, and `OSError`."""
+        self.seq_file = SeqFile(self.root / "ledger.seq")
+        self.last_seq = max(self.last_seq, self.seq_file.last)
+        if self.last_seq == 0 and not self.path.exists():  # new, or all is lost but the images
+            kept = highest_seq_of_images(self.root)
+            self.last_seq = kept + POWER_CUT_GAP if kept else 0
+
+    def open(self) -> sqlite3.Connection:
+        """Open the database, moving a damaged one aside, and learn the highest number and the size of the outbox."""
+        try:
+            db = open_writer(self.path)
+        except sqlite3.DatabaseError as error:
+            if not is_damaged(error):
+                raise
+            db = self.replace_damaged()
+        try:
+            highest = db.execute("SELECT coalesce(max(seq), 0) FROM results").fetchone()[0]
+            highest_trigger = db.execute(HIGHEST_TRIGGER).fetchone()[0]
+            waiting = measure(db)
+        except sqlite3.Error as error:
+            db.close()
+            if not is_damaged(error):
+                raise
+            db = self.replace_damaged()
+            highest, highest_trigger, waiting = 0, 0, measure(db)
+        seq_file = self.seq_file
+        with self.lock:
+            self.db = db
+            self.last_trigger = max(self.last_trigger, highest_trigger)
+            self.outbox.begin(*waiting)
+            for values in self.kept:
+                self.outbox.add(values[PAYLOAD])
+            self.last_seq = max(self.last_seq, highest)
+            if seq_file is not None and seq_file.power_cut:
+                seq_file.power_cut = False
+                self.last_seq += POWER_CUT_GAP
+                log.warning(
+                    "ledger: the machine was switched off while the line ran; numbers go on at %d, none is used twice",
+                    self.last_seq + 1,
+                )
+            if seq_file is not None:
+                seq_file.write(self.last_seq)
+        return db
+
+    def replace_damaged(self) -> sqlite3.Connection:
+        """Move the damaged database aside, start a new one, and save what can be saved."""
+        self.reader.close()
+        aside = move_aside(self.path)
+        if self.last_seq == 0:
+            self.last_seq = salvage_seq(aside)
+        db = open_writer(self.path)
+        saved = salvage_outbox(aside, db)
+        log.error(
+            "ledger %s was damaged: kept as %s, a new one begins at number %d; %d unacknowledged results were saved",
+            *(self.path, aside.name, self.last_seq + 1, saved),
+        )
+        return db
+
+    def abandon(self) -> None:
+        """Close the files; rows that a disk in trouble did not take are named as lost."""
+        with self.lock:
+            self.reader.close()
+            if self.db is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    self.db.close()
+                self.db = None
+            if self.seq_file is not None:
+                if not self.kept:
+                    self.seq_file.write(self.last_seq, "clean")
+                self.seq_file.close()
+                self.seq_file = None
+            if self.kept:
+                log.error(
+                    "ledger: %d results, number %d to %d, could not be written and are lost to the ledger: %s",
+                    *(len(self.kept), self.kept[0][0], self.kept[-1][0], self.trouble),
+                )
+
+    def fail(self, error: BaseException) -> None:
+        """Note trouble; with the lock held, or before there are threads."""
+        self.trouble = explain(error, self.path) + "; results are kept in memory meanwhile"
+        self.damaged = self.damaged or is_damaged(error)
+        self.outage.failed(self.trouble)
+
+    def keep(self, values: Values) -> None:
+        """Keep a row in memory, with the lock held."""
+        self.kept.append(values)
+        self.waited += 1
+        if len(self.kept) > self._memory_rows:
+            gone = self.kept.popleft()
+            self.to_ack.discard(gone[0])
+            self.outbox.remove(gone[PAYLOAD])
+            self.lost += 1
