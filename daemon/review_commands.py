@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,6 +41,8 @@ def review(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG) -> Non
     """Serve the review page: watch, label, train, compare, promote."""
     if context.invoked_subcommand is not None:
         return
+    for number in (signal.SIGINT, signal.SIGTERM):  # the web server calls these at its own end
+        signal.signal(number, lambda *_: sys.exit(0))
     from lineward.daemon import log
     from lineward.daemon.config import load_config
     from lineward.daemon.web.server import serve

@@ -43,7 +43,7 @@ def register(station: Station) -> None:
     async def data(request: Request) -> None:
         with frame(station, request, "/data") as page:
             if page is not None:
-                await asyncio.to_thread(station.flagged.sync)
+                await station.catch_up()
                 DataPage(page)
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from lineward.daemon.label_records import FAIL, Part
+from lineward.daemon.label_records import FAIL, LabelError, Part
 
 if TYPE_CHECKING:
     from lineward.daemon.labels import LabelStore
@@ -41,20 +41,27 @@ class Flagged:
         self.trouble = ""
 
     def sync(self) -> None:
-        """Take in what was kept since the last time, and drop what the line's quota has deleted."""
-        with self._lock:
+        """Take in what was kept since the last time, and drop what the line's quota has deleted.
+
+        Returns at once while another thread does it.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             try:
                 self._take_in()
                 if time.monotonic() - self._forgot > FORGET_EVERY_S:
                     self._forgot = time.monotonic()
                     there = {row[0] for row in self._ledger.select("SELECT id FROM images")}
                     self._labels.forget_parts(self._labels.unlabelled_images() - there)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, LabelError) as error:
                 if not self.trouble:
-                    log.warning("the ledger cannot be read: %s", error)
+                    log.warning("the kept parts cannot be taken over: %s", error)
                 self.trouble = f"the line's book cannot be read ({error}); labels given before are not touched"
             else:
                 self.trouble = ""
+        finally:
+            self._lock.release()
 
     def _take_in(self) -> None:
         since = max(0, self._labels.newest_ns() - OVERLAP_NS)

@@ -36,7 +36,7 @@ def register(station: Station) -> None:
     async def improve(request: Request) -> None:
         with frame(station, request, "/improve") as page:
             if page is not None:
-                await asyncio.to_thread(station.flagged.sync)
+                await station.catch_up()
                 Improve(page)
 
 

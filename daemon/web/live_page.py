@@ -78,7 +78,12 @@ class Live:
         ui.timer(LOOK_S, self._look)
 
     async def _look(self) -> None:
-        snapshot = await asyncio.to_thread(self._page.station.feed.snapshot)
+        station = self._page.station
+        snapshot = await asyncio.to_thread(station.feed.snapshot)
+        # The page's own index learns of a picture a moment after the ledger does.
+        newest = next((answer.image for answer in snapshot.answers if answer.image), "")
+        if newest != self._shown:
+            await station.catch_up()
         await self._look_at_rejects()
         self._show(snapshot)
 
@@ -150,10 +155,7 @@ class Live:
         if with_picture is None:
             self._caption.set_text("")
             return
-        # The page's own index learns of a picture a moment after the ledger does.
-        if with_picture.image != self._shown:
-            self._page.station.flagged.sync()
-            self._shown = with_picture.image
+        self._shown = with_picture.image
         name = with_picture.part_id or f"no. {with_picture.seq}"
         set_source(self._picture, picture_url(self._shown, "view"), f"Part {name}")
         if self._heat:

@@ -44,7 +44,7 @@ def register(station: Station) -> None:
         with frame(station, request, "/review") as page:
             if page is None:
                 return
-            await asyncio.to_thread(station.flagged.sync)
+            await station.catch_up()
             desk = Desk(page)
         await desk.show()
 
@@ -208,7 +208,7 @@ class Desk:
         self._coming += [(part, purpose) for part, purpose in found if part.image not in shown]
 
     async def _sync(self) -> None:
-        await asyncio.to_thread(self._page.station.flagged.sync)
+        await self._page.station.catch_up()
         if self._now is None:
             await self.show()
 

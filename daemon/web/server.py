@@ -99,6 +99,7 @@ def make_app(config: Config) -> Guard:
 def _closing(station: Station) -> Any:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await station.catch_up()  # thousands of pictures may have been kept since the last time
         yield
         await asyncio.to_thread(station.close)
 

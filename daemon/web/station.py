@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from contextlib import suppress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 AHEAD = 6
 """Pictures that the browser fetches before they are shown."""
 
+CATCH_UP_S = 0.5
 HELD_S = 120.0
 """A part on somebody's screen is not shown to another person for so long."""
 
@@ -77,6 +79,7 @@ class Station:
         self.heat = HeatMaps()
         self.jobs = Jobs(self)
         self._held: dict[str, tuple[str, float]] = {}
+        self._work: set[asyncio.Future[None]] = set()
 
     def close(self) -> None:
         """Let go of everything."""
@@ -138,6 +141,13 @@ class Station:
         return list(dict.fromkeys(found))
 
     # ---- the queue
+
+    async def catch_up(self) -> None:
+        """Take in what the line has kept; a page waits for that only briefly, the rest comes while it is shown."""
+        work = asyncio.ensure_future(asyncio.to_thread(self.flagged.sync))
+        self._work.add(work)
+        work.add_done_callback(self._work.discard)
+        await asyncio.wait([work], timeout=CATCH_UP_S)
 
     def next_parts(self, product: str, person: Person, *, shown: list[str]) -> list[tuple[Part, str]]:
         """Return the next parts to label and why each is asked for, the first to be shown now.
