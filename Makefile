@@ -1,11 +1,12 @@
-# Targets: setup, demo, test, lint, bench, lock, install, uninstall, bundle, deb. Everything lives in .venv/; nothing else on the machine is touched
-# except by `make test`, which installs Debian packages the tests need when it runs as root, and by `sudo make install`.
+# Targets: setup, torch, demo, test, lint, bench, lock, install, uninstall, bundle, deb. Everything lives in .venv/; nothing
+# else on the machine is touched except by `make test`, which installs Debian packages the tests need when it runs as root,
+# and by `sudo make install`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint bench lock clean test-system-packages install uninstall bundle deb
+.PHONY: setup torch demo test lint bench lock clean test-system-packages install uninstall bundle deb
 
 setup: $(STAMP)
 
@@ -14,6 +15,11 @@ $(STAMP): requirements.lock requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# For `lineward train --tier full`. Outside the lock: which build is right depends on the machine (TORCH=... for another).
+TORCH ?= torch==2.13.0
+torch: setup
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
 
 demo: setup
 	$(BIN)/lineward demo
