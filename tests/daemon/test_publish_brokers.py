@@ -176,6 +176,27 @@ def test_restarts_of_a_broker_lose_nothing(mosquitto: Any, start: Any, ledger: L
 
 
 @needs_mosquitto
+def test_what_a_broker_drops_for_a_slow_reader_is_a_gap_that_the_ledger_fills(
+    mosquitto: Any, start: Any, ledger: Ledger
+) -> None:
+    """Rule: a queue of the broker that is full drops results without a word; `seq` shows it, the ledger has them."""
+    broker = mosquitto("allow_anonymous true", "max_queued_messages 10")
+    publisher = start(broker.port)
+    Subscriber(broker.port, BASE, session="slow").close()  # away, and its session stays
+    sent = send(ledger, publisher, 100)
+    wait_until(lambda: ledger.outbox_size == 0)
+    reader = Subscriber(broker.port, BASE, session="slow")
+    sent += send(ledger, publisher)
+    wait_until(lambda: sent[-1].seq in reader.seqs())
+    heard = reader.seqs()
+    reader.close()
+    assert heard == sorted(set(heard))
+    gap = {result.seq for result in sent} - set(heard)
+    assert len(gap) >= 80
+    assert gap <= {row.seq for row in ledger.rows(acked=True)}
+
+
+@needs_mosquitto
 @pytest.mark.parametrize("protocol", ["3.1.1", "5"])
 def test_a_take_over_becomes_an_alarm_that_the_line_can_read(
     mosquitto: Any, tmp_path: Path, start: Any, ledger: Ledger, protocol: str
