@@ -106,6 +106,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
     try:
         _prepare(db, path)
+    except UnicodeDecodeError as error:  # the words of SQLite's complaint hold damaged bytes
+        db.close()
+        raise sqlite3.DatabaseError("database disk image is malformed") from error
     except BaseException:
         db.close()
         raise

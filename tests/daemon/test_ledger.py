@@ -218,3 +218,23 @@ def test_a_process_that_did_not_close_its_book_is_known(tmp_path: Path) -> None:
         for end in ("stop", "kill", "stop", "stop")
     ]
     assert found == ["False", "False", "True", "False"]
+
+
+def test_the_log_beside_the_database_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule: a line that never pauses gives SQLite no moment to begin its log anew; it is made to, by size."""
+    monkeypatch.setattr("lineward.daemon.ledger_keeper.LARGEST_WAL", 1 << 20)
+    monkeypatch.setattr("lineward.daemon.ledger_keeper.CHECKPOINT_COMMITS", 50)
+    monkeypatch.setattr("lineward.daemon.ledger_keeper.TICK_S", 0.05)
+    ledger = Ledger(tmp_path)
+    wal = tmp_path / "ledger.sqlite3-wal"
+    sizes = []
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (len(sizes) > 2 and max(sizes) > (1 << 20) and sizes[-1] < max(sizes) / 2):
+        for _ in range(20):
+            ledger.acknowledge([ledger.record(make()).seq])
+        sizes.append(wal.stat().st_size)
+    assert sizes[-1] < max(sizes) / 2, "it began anew while answers came without a pause"
+    assert max(sizes) < 32 << 20
+    count = ledger.last_seq
+    ledger.close()
+    assert [row.seq for row in Ledger(tmp_path).rows()] == list(range(1, count + 1))
