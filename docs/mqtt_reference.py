@@ -361,9 +361,9 @@ def mqtt_page() -> str:
                     (
                         "`watch`",
                         (
-                            "Image health: `state` (`off`, `commissioning` with `parts` of `of`, `watching`), `guard`, "
-                            "`wrong_products`, and by figure the `deviation` of its slow mean from commissioning, the "
-                            "`limit`, and which are `out`."
+                            "Image health: `state` (`off`, `waiting`, `commissioning` with `parts` of `of`, `watching`), "
+                            "`guard`, `wrong_products`, and by figure the `deviation` of its slow mean from "
+                            "commissioning, the `limit`, and which are `out`."
                         ),
                     ),
                 ],

@@ -289,7 +289,7 @@ class Watch:
         """Return the part of `stats` that is about pictures and scores; any thread may call."""
         watched = self._watched
         if watched is None:
-            return {"state": "off"}
+            return {"state": "waiting"}
         known, charts = watched.reference, watched.charts
         if known is None or charts is None:
             return {
