@@ -361,8 +361,8 @@ def mqtt_page() -> str:
                     (
                         "`watch`",
                         (
-                            "Image health: `state` (`off`, `waiting`, `commissioning` with `parts` of `of`, `watching`), "
-                            "`guard`, `wrong_products`, and by figure the `deviation` of its slow mean from "
+                            "Image health: `state` (`off`, `waiting`, `commissioning` with `parts` of `of`, "
+                            "`watching`), `guard`, `wrong_products`, and by figure the `deviation` of its slow mean from "
                             "commissioning, the `limit`, and which are `out`."
                         ),
                     ),
