@@ -362,8 +362,8 @@ def mqtt_page() -> str:
                         "`watch`",
                         (
                             "Image health: `state` (`off`, `waiting`, `commissioning` with `parts` of `of`, "
-                            "`watching`), `guard`, `wrong_products`, and by figure the `deviation` of its slow mean from "
-                            "commissioning, the `limit`, and which are `out`."
+                            "`watching`), `guard`, `wrong_products`, and by figure the `deviation` of its slow mean "
+                            "from commissioning, the `limit`, and which are `out`."
                         ),
                     ),
                 ],
