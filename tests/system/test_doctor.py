@@ -1,0 +1,88 @@
+"""`lineward doctor` as a person and a monitoring system call it: findings with remedies, and an exit code."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.broker import free_port, wait_until
+from tests.system.line import call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.broker import Mosquitto
+    from tests.system.line import Line
+
+pytestmark = pytest.mark.system
+
+CAMERA: dict[str, Any] = {"driver": "simulated", "width": 320, "height": 256, "rate_hz": 20}
+
+
+def examine(line: Line) -> tuple[int, dict[str, dict[str, str]]]:
+    """Exit code, and findings by name."""
+    done = call(line.folder, "doctor", "--config", line.config, "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == int(any(finding["level"] == "fault" for finding in found)), found
+    assert all(finding["mend"] for finding in found if finding["level"] == "fault"), found
+    return done.returncode, {finding["what"]: finding for finding in found}
+
+
+def test_everything_is_looked_at_and_a_running_station_is_left_alone(
+    line: Callable[..., Line], broker: Mosquitto
+) -> None:
+    """Rule: camera, model, broker, disk, owner, clock and heat are looked at; no frame is missed for it."""
+    made = line(port=broker.port, camera=CAMERA).start()
+    made.wait_log("#5 ")
+    _, found = examine(made)
+    assert {"config", "service", "camera", "model", "broker", "disk space", "disk speed", "owner", "clock"} <= set(
+        found
+    )
+    assert "thermal" in found
+    assert {found[what]["level"] for what in ("config", "service", "camera", "model", "broker", "owner")} == {"ok"}
+    assert "was not opened" in found["camera"]["text"]
+    count = len(made.rows())
+    wait_until(lambda: len(made.rows()) > count + 5, 20, "more answers")
+    assert made.end()[0] == 0
+    frames = [row["frame_id"] for row in made.rows()]
+    assert frames == list(range(frames[0], frames[0] + len(frames)))
+
+
+def test_each_fault_comes_with_what_mends_it(line: Callable[..., Line], bundle: Path) -> None:
+    """Rule: a broker that is away, a damaged model, a secret for everybody and a foreign folder are named; exit 1."""
+    made = line(
+        port=free_port(),
+        camera=CAMERA,
+        inspection={"model": "damaged.lward"},
+        mqtt={"username": "u", "password_file": "password.txt"},
+    )
+    damaged = bytearray(bundle.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (made.folder / "damaged.lward").write_bytes(damaged)
+    (made.folder / "password.txt").write_text("hidden-from-others\n")
+    (made.folder / "password.txt").chmod(0o644)
+    made.storage.mkdir()
+    made.storage.chmod(0o777)
+    code, found = examine(made)
+    assert code == 1
+    assert {what for what in ("broker", "model", "secrets", "owner") if found[what]["level"] == "fault"} == {
+        *("broker", "model", "secrets", "owner")
+    }, found
+    assert found["secrets"]["mend"] == f"sudo chmod o-rwx {made.folder / 'password.txt'}"
+    assert found["owner"]["mend"] == f"sudo chmod o-w {made.storage}"
+    assert found["camera"]["level"] == "ok"
+    assert found["service"]["level"] == "hint"
+    told = call(made.folder, "doctor", "--config", made.config)
+    assert told.returncode == 1
+    assert f"mend: sudo chmod o-w {made.storage}" in told.stdout
+    assert "hidden-from-others" not in told.stdout + told.stderr
+
+
+def test_a_faulty_configuration_is_wrong_usage(line: Callable[..., Line]) -> None:
+    """Rule: exit 2 and the fault's place; there is nothing to examine."""
+    made = line(port=free_port(), camera={**CAMERA, "hight": 3})
+    done = call(made.folder, "doctor", "--config", made.config)
+    assert done.returncode == 2
+    assert "camera.hight = 3: no such key; did you mean height?" in done.stderr
