@@ -10,6 +10,7 @@ import numpy as np
 
 from lineward.models.findings import Finding, number_of, some
 from lineward.models.learning_curve import are_batches
+from lineward.models.records import LEAST_DEFECT, WANTED_DEFECT, WANTED_GOOD
 from lineward.models.shortcuts import probe_facts, probe_sessions
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from lineward.models.dataset import Dataset
     from lineward.models.findings import Level
 
-WANTED_GOOD, WANTED_DEFECT = 800, 100
-LEAST_GOOD, LEAST_DEFECT = 80, 20
+LEAST_GOOD = 80
 LEAST_PARTS = 10
 """Parts of a defect type below which its detection hangs on luck; 7-16 parts brought a new type to 0.75."""
 LARGE_PIXELS = 30_000_000

@@ -80,6 +80,11 @@ class Dataset:
         return [item.source for item in self.items]
 
     @property
+    def kinds(self) -> list[str | None]:
+        """The type of the defect on each image; none for good ones, and empty where a defect's type has no name."""
+        return [item.defect_type for item in self.items]
+
+    @property
     def defect_types(self) -> Counter[str]:
         """Images by type of defect; a defect directly below ``defect/`` has no type."""
         return Counter(item.defect_type for item in self.items if item.defect_type)

@@ -55,6 +55,7 @@ def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], Non
         np.array([verdict.defect_probability for verdict in verdicts]),
         [verdict.decision for verdict in verdicts],
         float(np.mean([milliseconds(verdict) for verdict in verdicts])),
+        dataset.kinds,
     )
 
 

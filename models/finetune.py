@@ -2,7 +2,7 @@
 
 One fold of parts is kept from the tuning. There the quick tier's out-of-fold score and the tuned network's score are
 compared at the working point, and the weight of the tuned network is chosen; nothing is its weight when it does not
-help. Docs/decisions/0012 has what was measured.
+help. Docs/decisions/0013 has what was measured.
 """
 
 from __future__ import annotations
@@ -226,7 +226,8 @@ def train_full(
         said = model.crossfit
         each_ms = float(np.mean([milliseconds(verdict) for verdict in verdicts]))
         decisions = [decision for decision, kept in zip(said.decisions, held, strict=True) if kept]
-        holdout = measure(labels[held], said.probabilities[held], decisions, each_ms)
+        kinds = [kind for kind, kept in zip(dataset.kinds, held, strict=True) if kept]
+        holdout = measure(labels[held], said.probabilities[held], decisions, each_ms, kinds)
         record = manifest.model.model_copy(
             update={"sizes_tried": prepared.tried, "candidates": quick.candidates | figures, "tuning_epochs": epochs}
         )

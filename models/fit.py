@@ -39,7 +39,7 @@ COMPONENT_NAMES = ("logistic", "kernel", "local", "deep", "patch", "anomaly")
 """What is weighed: see `lineward.models.heads`, `local`, `patches` and `anomaly`."""
 STACKED = "stacked"
 STACK_PULL = 0.02
-"""How strongly weights are pulled towards each other; docs/decisions/0011."""
+"""How strongly weights are pulled towards each other; docs/decisions/0012."""
 
 WORKING_POINTS = (0.01, 0.02, 0.05)
 """Heads are compared by detection at these shares of false rejects: 2 % alone hangs on two or three good images."""

@@ -97,7 +97,7 @@ class ImportReport:
         }
 
     def sentences(self) -> list[str]:
-        """Say the same to a person, warnings last."""
+        """Say the same to a person."""
         manifest = self.manifest
         lines = [
             (
@@ -111,8 +111,8 @@ class ImportReport:
                 f"Calibrated on {data.n_good_train} good and {data.n_defect_train} defective images; tested on "
                 f"{held.n_good} and {held.n_defect} images of other parts."
             )
-            lines += held.sentences()
-        return lines + [f"Note: {warning}." for warning in self.warnings]
+        lines += [f"Note: {warning}." for warning in self.warnings]
+        return lines + (manifest.holdout.sentences() if self.calibrated else [])
 
 
 def import_model(
@@ -206,6 +206,7 @@ def import_model(
             np.array([verdict.defect_probability for verdict in shown]),
             [verdict.decision for verdict in shown],
             float(np.mean([milliseconds(verdict) for verdict in shown])),
+            [dataset.kinds[index] for index in fitted.held],
         )
         if not draft.risk.supported:
             warnings.append(draft.risk.text)

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def measure(
-    labels: NDArray[np.bool_], probabilities: NDArray[np.float64], decisions: Sequence[Decision], ms_per_image: float
+    labels: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
+    decisions: Sequence[Decision],
+    ms_per_image: float,
+    kinds: Sequence[str | None] = (),
 ) -> Metrics:
     """Compute all figures.
 
@@ -31,6 +35,8 @@ def measure(
         What was said about each image.
     ms_per_image
         Mean time of a judgement in milliseconds.
+    kinds
+        Type of the defect on each image, where it has a name.
     """
     failed = np.array([decision is Decision.FAIL for decision in decisions], bool)
     passed = np.array([decision is Decision.PASS for decision in decisions], bool)
@@ -47,7 +53,16 @@ def measure(
         review_share=float((~failed & ~passed).mean()) if len(labels) else 0.0,
         ece=calibration_error(labels, probabilities),
         ms_per_image=ms_per_image,
+        missed_by_type=_missed_by_type(passed, kinds),
     )
+
+
+def _missed_by_type(passed: NDArray[np.bool_], kinds: Sequence[str | None]) -> dict[str, Rate]:
+    found: dict[str, Rate] = {}
+    for name in sorted({kind for kind in kinds if kind}):
+        those = np.array([kind == name for kind in kinds], bool)
+        found[name] = rate(int(passed[those].sum()), int(those.sum()))
+    return found
 
 
 def rate(count: int, n: int) -> Rate:

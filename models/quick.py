@@ -70,13 +70,13 @@ class TrainReport:
     warnings: tuple[str, ...]
 
     def sentences(self) -> list[str]:
-        """Say what was reached to a person without a background in computer vision, warnings last."""
+        """Say what was reached to a person without a background in computer vision; see `Metrics.sentences`."""
         data, holdout = self.manifest.data, self.manifest.holdout
         first = (
             f"Trained on {data.n_good_train} good and {data.n_defect_train} defective images in {self.seconds:.0f} s; "
             f"tested on {holdout.n_good} and {holdout.n_defect} images, each by a model that never saw its part."
         )
-        return [first, *holdout.sentences(), *(f"Note: {warning}." for warning in self.warnings)]
+        return [first, *(f"Note: {warning}." for warning in self.warnings), *holdout.sentences()]
 
     def to_json(self) -> dict[str, object]:
         """Return what `lineward train --json` prints."""
@@ -113,7 +113,7 @@ def train_quick(
     """Train a model from a folder and write it as a bundle, whole or not at all.
 
     The model is fitted on every image. The figures come from cross-fitting: each part is judged by a model that was
-    fitted, calibrated and given thresholds without it (docs/decisions/0011).
+    fitted, calibrated and given thresholds without it (docs/decisions/0012).
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def train_quick(
         parity = require_parity(out, trained, model.thresholds, verdicts)
         said = model.crossfit
         milliseconds_each = float(np.mean([milliseconds(verdict) for verdict in verdicts]))
-        figures = measure(dataset.labels, said.probabilities, said.decisions, milliseconds_each)
+        figures = measure(dataset.labels, said.probabilities, said.decisions, milliseconds_each, dataset.kinds)
         manifest = manifest.model_copy(
             update={
                 "holdout": figures,

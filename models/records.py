@@ -17,6 +17,12 @@ DIGEST_DIGITS = 12
 """Of an image's SHA-256 in the manifest: among a million images two share them with a chance of 1 in 600."""
 
 
+WANTED_GOOD, WANTED_DEFECT = 800, 100
+LEAST_DEFECT = 20
+FEW_OF_TYPE = 10
+"""Images of a defect type below which nothing can be said about it."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,26 +49,68 @@ class Metrics(_Part):
     ece: float = Field(description="Expected calibration error of the defect probability, ten bins of equal width.")
     ms_per_image: float = Field(description="Prepare, infer and decide, mean.")
 
+    missed_by_type: dict[str, Rate] = Field(
+        default={}, description="Defective images that pass, by named type of defect."
+    )
+
     def to_json(self) -> dict[str, object]:
         """Return plain numbers and dictionaries, ready for `json.dumps`."""
-        return self.model_dump()
+        return self.model_dump(exclude={"missed_by_type"})
 
     def sentences(self) -> list[str]:
-        """Say the same to a person without a background in computer vision."""
-        rejects, escapes = self.false_reject_rate, self.escape_rate
-        lines = []
-        if rejects.value is not None:
-            lines.append(
-                f"Of 1,000 good parts it would reject about {1000 * rejects.value:.0f} "
-                f"(between {1000 * rejects.low:.0f} and {1000 * rejects.high:.0f}; seen on {rejects.n} images)."
-            )
-        if escapes.value is not None:
-            lines.append(
-                f"Of 100 defective parts about {100 * escapes.value:.0f} would slip through "
-                f"(between {100 * escapes.low:.0f} and {100 * escapes.high:.0f}; seen on {escapes.n} images)."
-            )
-        lines.append(f"Of 100 parts like these a person would have to look at about {100 * self.review_share:.0f}.")
-        return lines
+        """Tell a person without a background in computer vision what it can do, what it misses, what to collect."""
+        return [self._can_do(), self._will_miss(), self._collect_next()]
+
+    def _can_do(self) -> str:
+        rejects = self.false_reject_rate
+        person = f"of 100 parts like these a person would have to look at about {100 * self.review_share:.0f}"
+        if rejects.value is None:
+            return f"Nothing is known about good parts, because there were none; {person}."
+        return (
+            f"Of 1,000 good parts it would reject about {1000 * rejects.value:.0f} "
+            f"(between {1000 * rejects.low:.0f} and {1000 * rejects.high:.0f}; seen on {rejects.n} images), "
+            f"and {person}."
+        )
+
+    def _will_miss(self) -> str:
+        escapes = self.escape_rate
+        if escapes.value is None:
+            return "Which defects would slip through is not known, because there were no defective parts."
+        worst = self._worst_type()
+        most = f", most of all {worst} ({_missed(self.missed_by_type[worst])})" if worst else ""
+        return (
+            f"Of 100 defective parts about {100 * escapes.value:.0f} would slip through "
+            f"(between {100 * escapes.low:.0f} and {100 * escapes.high:.0f}; seen on {escapes.n} images){most}."
+        )
+
+    def _worst_type(self) -> str | None:
+        missed = {name: rate.value or 0.0 for name, rate in self.missed_by_type.items()}
+        worst = max(missed, key=lambda name: missed[name], default=None)
+        return worst if worst is not None and missed[worst] > 0 else None
+
+    def _collect_next(self) -> str:
+        worst = self._worst_type()
+        few = [name for name, rate in self.missed_by_type.items() if rate.n < FEW_OF_TYPE]
+        if not self.n_defect:
+            what = f"defective parts of every type, at least {LEAST_DEFECT}, each type in its own folder below defect/"
+        elif not self.n_good:
+            what = "good parts, with all the variation that the line shows"
+        elif worst:
+            what = f"20 to 50 pictures of other parts with {worst}"
+            what += f", and more with {', '.join(few)}: too few to tell" if few and few != [worst] else ""
+        elif few:
+            what = f"more parts with {', '.join(few)}: too few to tell how many of them are missed"
+        elif self.n_defect < WANTED_DEFECT:
+            what = f"{WANTED_DEFECT - self.n_defect} more defective parts: with so few the rates above stay wide"
+        elif self.n_good < WANTED_GOOD:
+            what = f"{WANTED_GOOD - self.n_good} more good parts, with all the variation that the line shows"
+        else:
+            what = "the parts that go to review, with what a person says about them"
+        return f"Collect next: {what}."
+
+
+def _missed(rate: Rate) -> str:
+    return f"{round((rate.value or 0.0) * rate.n)} of {rate.n} missed"
 
 
 class Risk(_Part):

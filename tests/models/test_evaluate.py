@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from lineward.images import ImageFileError, read_image
 from lineward.models.dataset import DatasetError
 from lineward.models.evaluate import evaluate, predict
+from lineward.models.metrics import measure
+from lineward.models.verdict import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +45,24 @@ def test_new_parts(session: Session, make_parts: Callable[..., Path], tmp_path: 
     assert seen[-1] == (30, 30)
 
 
+def test_three_closing_sentences() -> None:
+    """What it can do, what it misses and of which type most, and what to collect: those of the worst type first."""
+    kinds = [None] * 200 + ["dent"] * 20 + ["crack"] * 20
+    labels = np.array([kind is not None for kind in kinds])
+    passes = {"good": 198, "dent": 1, "crack": 9}
+    said = [Decision.PASS] * 198 + [Decision.FAIL, Decision.REVIEW]
+    for kind in ("dent", "crack"):
+        said += [Decision.PASS] * passes[kind] + [Decision.FAIL] * (20 - passes[kind])
+    figures = measure(labels, labels * 0.9, said, 1.0, kinds)
+    can_do, misses, collect = figures.sentences()
+    assert "reject about 5 (" in can_do
+    assert "about 25 would slip through" in misses
+    assert "most of all crack (9 of 20 missed)" in misses
+    assert collect == "Collect next: 20 to 50 pictures of other parts with crack."
+    none_missed = measure(labels, labels * 0.9, [Decision.PASS] * 200 + [Decision.FAIL] * 40, 1.0, kinds).sentences()
+    assert none_missed[2] == "Collect next: 60 more defective parts: with so few the rates above stay wide."
+
+
 def test_one_kind_alone(session: Session, make_parts: Callable[..., Path], tmp_path: Path) -> None:
     """Good parts alone give a false-reject rate; what needs both kinds is none, not a number."""
     evaluation = evaluate(session, make_parts(tmp_path, good=4, defects={}, first=3000))
@@ -49,7 +70,10 @@ def test_one_kind_alone(session: Session, make_parts: Callable[..., Path], tmp_p
     assert evaluation.auroc is None
     assert evaluation.escape_rate.value is None
     assert (evaluation.escape_rate.low, evaluation.escape_rate.high) == (0, 1)
-    assert len(evaluation.sentences()) == 2
+    can_do, misses, collect = evaluation.sentences()
+    assert "seen on 4 images" in can_do
+    assert "not known" in misses
+    assert collect.startswith("Collect next: defective parts of every type")
     with pytest.raises(DatasetError, match="no such folder"):
         evaluate(session, tmp_path / "nothing")
 
