@@ -8,6 +8,7 @@ line deletes its oldest pictures when the quota is reached, and must not delete 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ import time
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from lineward.daemon import label_files
 from lineward.daemon.label_records import (
     CONFLICT,
     DECISIONS,
@@ -36,6 +38,8 @@ from lineward.daemon.label_records import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+log = logging.getLogger("lineward.labels")
 
 FILE = "labels.sqlite3"
 
@@ -115,12 +119,31 @@ class LabelStore:
                     for statement in _TABLES.split(";\n"):
                         self._db.execute(statement)
                     self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+                    self._make_again()
         except (sqlite3.Error, OSError) as error:
             raise LabelError(
                 f"{self._path}: cannot be opened: {error}; check the disk and who owns the file"
             ) from error
         if version > SCHEMA:
             raise LabelError(f"{self._path}: was written by a newer version of Lineward; update this one")
+
+    def _make_again(self) -> None:
+        """Take in what lies beside labelled pictures: there is some when the store itself was lost."""
+        count = 0
+        for part, labels in label_files.read(self.root):
+            self._db.execute(_ADD_PART, tuple(getattr(part, field.name) for field in fields(Part)))
+            for label in labels:
+                values = [getattr(label, field.name) for field in fields(Label)]
+                self._db.execute(f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 - marks
+            _settle(self._db, part.image)
+            count += 1
+        if count:
+            log.warning("%s was lost: made again from the files beside %d labelled pictures", self._path, count)
+
+    def _write_down(self, image: str) -> None:
+        part = self.part(image)
+        if part is not None:
+            label_files.write(self.root, part, self.labels(image))
 
     def close(self) -> None:
         """Close the file."""
@@ -262,6 +285,7 @@ class LabelStore:
             db.execute("UPDATE parts SET path = ? WHERE image = ?", (kept, image))
             _settle(db, image)
         assert number is not None
+        self._write_down(image)
         return Label(number, *row)
 
     def _keep(self, part: Part) -> str:
@@ -302,6 +326,7 @@ class LabelStore:
             label = Label(*row)
             db.execute("UPDATE labels SET undone_ns = ? WHERE id = ?", (time.time_ns(), label.id))
             _settle(db, label.image)
+        self._write_down(label.image)
         return label
 
     def labels(self, image: str) -> list[Label]:
@@ -330,6 +355,8 @@ class LabelStore:
                     (part.image, person, now, decision, defect_type, part.verdict, part.model_version),
                 )
                 _settle(db, part.image)
+        for part, _, _ in rows:
+            self._write_down(part.image)
         return new
 
     # ---- figures
