@@ -1,5 +1,6 @@
 """The genicam driver on viky, the producer inside the genicam package: each known trap of harvesters is contained."""
 
+import itertools
 import logging
 import os
 import signal
@@ -144,7 +145,9 @@ def test_frames_have_the_configured_size_and_change(camera, pixel_format, shape)
     camera.start()
     frames = [camera.grab(1) for _ in range(20)]
     assert {frame.image.shape for frame in frames} == {shape}
-    assert [frame.frame_id for frame in frames] == list(range(frames[0].frame_id, frames[0].frame_id + 20))
+    # On a busy machine frames may be lost; then the next one says so.
+    for before, after in itertools.pairwise(frames):
+        assert after.frame_id == before.frame_id + 1 + sum(after.missing.values())
     assert len({frame.image.tobytes() for frame in frames}) > 10
     assert all(frame.device_ns is None for frame in frames)  # viky has no clock: asking it raises
 
@@ -183,8 +186,7 @@ def test_flush_counts_what_it_throws_away(camera):
     thrown = camera.flush()
     after = camera.grab(1)
     assert thrown >= 2
-    assert after.frame_id == before.frame_id + thrown + 1
-    assert not after.missing
+    assert after.frame_id == before.frame_id + thrown + 1 + sum(after.missing.values())
 
 
 def test_waiting_lets_other_threads_run(camera):
