@@ -196,6 +196,10 @@ class LabelStore:
         """Return the ids of pictures of the line that nobody has labelled."""
         return {row[0] for row in self._fetch("SELECT image FROM parts WHERE status = 'new' AND origin = 'line'")}
 
+    def images(self) -> set[str]:
+        """Return the ids of all pictures."""
+        return {row[0] for row in self._fetch("SELECT image FROM parts")}
+
     def newest_ns(self) -> int:
         """Return when the newest picture of the line was kept; 0 when there is none."""
         return int(self._fetch("SELECT coalesce(max(created_ns), 0) FROM parts WHERE origin = 'line'")[0][0])

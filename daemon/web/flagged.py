@@ -54,6 +54,8 @@ class Flagged:
                     self._forgot = time.monotonic()
                     there = {row[0] for row in self._ledger.select("SELECT id FROM images")}
                     self._labels.forget_parts(self._labels.unlabelled_images() - there)
+                    if there - self._labels.images():  # rows that were made again are older than the newest known
+                        self._take_in(everything=True)
             except (sqlite3.Error, LabelError) as error:
                 if not self.trouble:
                     log.warning("the kept parts cannot be taken over: %s", error)
@@ -63,8 +65,8 @@ class Flagged:
         finally:
             self._lock.release()
 
-    def _take_in(self) -> None:
-        since = max(0, self._labels.newest_ns() - OVERLAP_NS)
+    def _take_in(self, *, everything: bool = False) -> None:
+        since = 0 if everything else max(0, self._labels.newest_ns() - OVERLAP_NS)
         last = ""
         while True:
             rows = self._ledger.select(

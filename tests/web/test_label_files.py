@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.web.kit import add_part
+from tests.web.kit import add_part, add_to_ledger, make_part
 
 from lineward.daemon.label_records import CONFLICT, FAIL, LABELLED, PASS, SECOND, SKIP
 from lineward.daemon.labels import FILE, LabelStore
+from lineward.daemon.ledger_read import LedgerReader
+from lineward.daemon.web.flagged import Flagged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,3 +77,17 @@ def test_words_in_place_of_numbers_are_damage(labels: LabelStore) -> None:
     again = lose(labels)
     assert again.part(image) is None
     again.close()
+
+
+def test_rows_that_the_ledger_made_again_reach_the_page(labels: LabelStore) -> None:
+    """Rule: an image older than the newest one known is taken in as well, once its row is there."""
+    add_to_ledger(labels, [1, 2])
+    with closing(sqlite3.connect(labels.root / "ledger.sqlite3")) as db, db:
+        db.execute("UPDATE images SET created_ns = created_ns - 3600000000000 WHERE id = ?", (make_part(1).image,))
+    flagged = Flagged(LedgerReader(labels.root / "ledger.sqlite3"), labels)
+    flagged.sync()
+    labels.forget_parts([make_part(1).image])  # as while the ledger was away
+    assert labels.images() == {make_part(2).image}
+    flagged._forgot = 0.0  # a minute later
+    flagged.sync()
+    assert labels.images() == {make_part(1).image, make_part(2).image}
