@@ -74,6 +74,7 @@ def run(
         line.source.open()  # the camera process starts while the model loads
         recipe = loading.result()
         line.use(recipe)
+        allocator.settle()
         if path is not None and reloads is not None:
             reloader = Reloader(
                 path,
