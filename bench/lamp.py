@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 PRODUCT, WIDTH, HEIGHT = "bracket", 640, 512
 LOWEST, WEAR = 0.6, 0.5
-COMMISSIONING = 1000
+COMMISSIONING = 2000
+JUDGED = 10
+"""On the line every tenth part is judged, and those between count with its scores: the pictures are what is watched."""
 TAKT_S = 0.2
 TUNED_FROM, TEST_FROM = 4_000_000, 5_000_000
 """Indices of parts to tune and to test with: neither the training nor the line ever shows one."""
@@ -112,15 +114,18 @@ def watch_line(parts: int, session: Session) -> list[tuple[str, float, int, str]
     recipe = ActiveRecipe("default", PRODUCT, model, 500, {}, session, Path("demo.lward"))
     raised: dict[str, tuple[str, float, int, str]] = {}
     now_s = time.time()
+    verdict = session.judge(line.render(0)[0])
     with tempfile.TemporaryDirectory() as folder:
         watch = Watch(Path(folder), alarms, parts=COMMISSIONING, clock=lambda: now_s)
         watch.use(recipe)
         for index in range(COMMISSIONING + 500 + parts):
             lamp, line.wear = at(max(0, index - COMMISSIONING - 500) / parts)
             part = Part("", "", 0, None, recipe, frame=Frame(line.render(index, view=View(exposure=lamp))[0], index, 0))
+            assert part.frame is not None
+            if index % JUDGED == 0:
+                verdict = session.judge(part.frame.image)
             if watch.refusal(part) is None:
-                assert part.frame is not None
-                watch.note(session.judge(part.frame.image))
+                watch.note(verdict)
             now_s += TAKT_S
             if index == COMMISSIONING - 1:
                 while watch.stats()["state"] != "watching":
@@ -160,21 +165,12 @@ def learn_rules(session: Session, count: int) -> tuple[float, dict[str, Golden]]
     return float(threshold), rules
 
 
-def main() -> None:
-    """Run the experiment."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", type=int, default=3000, help="parts on the line while the lamp falls")
-    parser.add_argument("--test-parts", type=int, default=400, help="parts judged at each step, half of them defective")
-    parser.add_argument("--steps", type=int, default=9, help="steps from full light to 60 %%")
-    parser.add_argument("--svg", type=Path, default=Path(__file__).resolve().parents[1] / "docs/images/lamp.svg")
-    given = parser.parse_args()
-    cv2.setNumThreads(1)
-    session = Session(ensure_model(cache_dir() / "demo", PRODUCT, quiet=True))
-    session.warm_up()
+def judge_steps(session: Session, count: int, parts: int) -> list[Step]:
+    """Judge the test parts at every step of the way, and say how it went."""
     threshold, rules = learn_rules(session, 200)
     steps = []
-    for number in range(given.steps):
-        step = judge_step(number / (given.steps - 1), given.test_parts, session, threshold, rules)
+    for number in range(count):
+        step = judge_step(number / (count - 1), parts, session, threshold, rules)
         steps.append(step)
         shown = ", ".join(f"{name} {share:.1%}" for name, share in step.right.items())
         print(
@@ -182,6 +178,27 @@ def main() -> None:
             f"false rejects {step.false_rejects:.1%}, escapes {step.escapes:.1%}",
             flush=True,
         )
+    return steps
+
+
+def main() -> None:
+    """Run the experiment."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", type=int, default=12_000, help="parts on the line while the lamp falls")
+    parser.add_argument("--test-parts", type=int, default=400, help="parts judged at each step, half of them defective")
+    parser.add_argument("--steps", type=int, default=9, help="steps from full light to 60 %%")
+    parser.add_argument("--keep", type=Path, help="file that keeps the judged steps; they are read when it exists")
+    parser.add_argument("--svg", type=Path, default=Path(__file__).resolve().parents[1] / "docs/images/lamp.svg")
+    given = parser.parse_args()
+    cv2.setNumThreads(1)
+    session = Session(ensure_model(cache_dir() / "demo", PRODUCT, quiet=True))
+    session.warm_up()
+    if given.keep is not None and given.keep.exists():
+        steps = [Step(**each) for each in json.loads(given.keep.read_text(encoding="utf-8"))]
+    else:
+        steps = judge_steps(session, given.steps, given.test_parts)
+    if given.keep is not None:
+        given.keep.write_text(json.dumps([vars(step) for step in steps]), encoding="utf-8")
     alarms = watch_line(given.parts, session)
     first = max((lamp for _, lamp, _, _ in alarms), default=None)
     lamps = [step.lamp for step in steps]

@@ -298,7 +298,7 @@ class Watch(_Section):
 
     enabled: bool = Field(True, description="Watch pictures and scores, and raise alarms when they drift.")
     commission_parts: int = Field(
-        1000, ge=50, le=5000, description="Parts from which is learnt what is normal, for each model."
+        2000, ge=50, le=5000, description="Parts from which is learnt what is normal, for each model."
     )
     guard: bool = Field(
         True, description="A picture that does not look like the product makes its part undecided (`wrong_product`)."

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
-MEMORY_PARTS = 300
+MEMORY_PARTS = 600
 """The mean forgets a part within about so many others."""
 
 STRETCHES = 10

@@ -39,7 +39,7 @@ ZONE_NAMES = tuple(
 )
 
 FLOORS: Mapping[str, float] = {
-    "brightness": 0.06,
+    "brightness": 0.04,
     **{f"zone {name}": 0.15 for name in ZONE_NAMES},
     "sharpness": 0.20,
     "right": 0.01,

@@ -75,7 +75,7 @@ class Watch:
         root: Path,
         alarms: Alarms,
         *,
-        parts: int = 1000,
+        parts: int = 2000,
         guard: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lineward.daemon.recipes import ActiveRecipe
+
 PARTS = 120
 RENDERERS: dict[str, Renderer] = {}
 
@@ -54,8 +56,14 @@ class Station:
         self.alarms = Alarms()
         self.watch = Watch(root, self.alarms, parts=parts, clock=lambda: self.now_s)
         self.recipe = recipe(product=product)
-        self.watch.use(self.recipe)
+        self.use(self.recipe)
         self.index = 0
+
+    def use(self, in_force: ActiveRecipe) -> None:
+        """Put a recipe in force and wait until its file was looked for: the line waits for that 20 ms only."""
+        self.recipe = in_force
+        self.watch.use(in_force)
+        wait_until(self.watch._watched.ready.is_set, what="the look for its file")  # type: ignore[union-attr]
 
     def see(self, image: NDArray[np.uint8], verdict: Verdict = PASS) -> Verdict:
         part = Part("", "", 0, None, self.recipe, frame=Frame(image, 0, 0))
@@ -96,18 +104,18 @@ def test_a_darker_lamp_is_named_with_its_share_and_since_when_and_goes_again(sta
     station.run(100)
     assert station.raised() == {}
     began_s = station.now_s
-    station.run(3 * MEMORY_PARTS, view=View(exposure=0.8))
+    station.run(MEMORY_PARTS, view=View(exposure=0.7))
     raised = station.raised()
     assert list(raised) == ["brightness"]
     match = re.match(
         r"lamp (\d+) % darker than at commissioning, since (\w+ \d\d:\d\d): clean or", raised["brightness"]
     )
     assert match is not None, raised
-    assert 15 <= int(match[1]) <= 24
+    assert 22 <= int(match[1]) <= 31
     at_s = float(station.watch._watched.charts.began_s[0])  # type: ignore[union-attr]
     assert began_s - 1 <= at_s <= began_s + 60 * MEMORY_PARTS / 2
     assert match[2] == when(at_s, station.now_s)
-    station.run(3 * MEMORY_PARTS)
+    station.run(MEMORY_PARTS + 200)
     assert station.raised() == {}
 
 
@@ -121,13 +129,13 @@ def test_a_darker_lamp_is_named_with_its_share_and_since_when_and_goes_again(sta
 )
 def test_each_cause_has_its_own_alarm(station: Station, view: View, alarm: str, words: str) -> None:
     """Rule: a change of lamp, lens or guide is told by its name, not as drift."""
-    station.run(2 * MEMORY_PARTS, view=view)
+    station.run(400, view=view)
     assert words in station.raised()[alarm]
 
 
 def test_a_shadow_is_told_by_its_place(station: Station) -> None:
     """Rule: what darkens one zone is not blamed on the lamp as a whole."""
-    for i in range(2 * MEMORY_PARTS):
+    for i in range(400):
         image = picture(PARTS + i).copy()
         image[:68, :84] //= 2
         station.see(image)
@@ -137,7 +145,7 @@ def test_a_shadow_is_told_by_its_place(station: Station) -> None:
 
 def test_a_model_that_loses_confidence_is_told_apart_from_the_pictures(station: Station) -> None:
     """Rule: scores that drift while pictures are as they were are the model's or the process's affair."""
-    station.run(MEMORY_PARTS, verdict=replace(PASS, confidence=0.8, defect_probability=0.2))
+    station.run(300, verdict=replace(PASS, confidence=0.8, defect_probability=0.2))
     raised = station.raised()
     assert list(raised) == ["scores"]
     assert "mean confidence" in raised["scores"]
@@ -184,7 +192,7 @@ def test_pictures_that_differ_too_much_switch_the_guard_off(tmp_path: Path) -> N
 def test_a_restart_goes_on_where_the_charts_stood(tmp_path: Path) -> None:
     """Rule: neither commissioning nor the time since when something is wrong is lost with the process."""
     with closing(Station(tmp_path).commission()) as first:
-        first.run(2 * MEMORY_PARTS, view=View(exposure=0.75))
+        first.run(400, view=View(exposure=0.75))
         text, now_s = first.raised()["brightness"], first.now_s
     with closing(Station(tmp_path)) as second:
         second.now_s = now_s
@@ -196,14 +204,14 @@ def test_a_restart_goes_on_where_the_charts_stood(tmp_path: Path) -> None:
 
 def test_promoting_another_model_or_a_reset_begins_anew(station: Station, tmp_path: Path) -> None:
     """Rule: what is normal belongs to product, model and camera settings, and a person can have it learnt again."""
-    station.run(2 * MEMORY_PARTS, view=View(exposure=0.7))
+    station.run(300, view=View(exposure=0.7))
     old = station.recipe
     promoted = replace(old, model=replace(old.model, sha256="cd" * 32))
-    station.watch.use(promoted)
+    station.use(promoted)
     station.see(picture(1))
     assert station.watch.stats()["state"] == "commissioning"
     assert station.raised() == {}
-    station.watch.use(old)
+    station.use(old)
     station.see(picture(1))
     assert station.watch.stats()["state"] == "watching"
     assert station.watch.reset()
@@ -249,6 +257,7 @@ def test_in_the_loop_another_product_is_answered_undecided(tmp_path: Path) -> No
         in_force = recipe()
         desk.book.activate(in_force)
         watch.use(in_force)
+        wait_until(watch._watched.ready.is_set, what="the look for its file")  # type: ignore[union-attr]
 
         def inspect_all(product: str, count: int) -> None:
             frames = [replace(frame(i), image=picture(i, product)) for i in range(count)]
@@ -269,8 +278,8 @@ def test_a_batch_is_no_drift() -> None:
     for _ in range(8):
         batches = np.repeat(random.normal(0, 1, 600), 40)
         values = (batches + random.normal(0, 1, len(batches)))[:, None]
-        charts = Charts(learn(values[:1000], np.array([1e-9])), 0.0)
-        for value in values[1000:11_000]:
+        charts = Charts(learn(values[:2000], np.array([1e-9])), 0.0)
+        for value in values[2000:12_000]:
             charts.see(value, 0.0)
             if charts.out[0]:
                 alarms += 1
@@ -313,4 +322,4 @@ def test_the_file_holds_what_a_person_can_read(station: Station, tmp_path: Path)
     wait_until(lambda: key_of(station.recipe).file(tmp_path).exists(), what="the file of commissioning")
     content = json.loads(key_of(station.recipe).file(tmp_path).read_text())
     assert (content["product"], content["model"], content["parts"]) == ("bracket", station.recipe.model.sha256, PARTS)
-    assert content["figures"]["brightness"]["limit"] >= 0.06
+    assert content["figures"]["brightness"]["limit"] >= 0.04
