@@ -47,8 +47,14 @@ def find_amounts(dataset: Dataset, groups: NDArray[np.int64]) -> Iterator[Findin
         for there, wanted, kind in ((n_good, WANTED_GOOD, "good"), (n_defect, WANTED_DEFECT, "defective"))
         if there < wanted
     ]
-    if n_good < LEAST_GOOD or n_defect < LEAST_DEFECT:
+    if n_defect == 0:
         level: Level = "problem"
+        text = (
+            f"{n_good} good images of {good_parts} {unit} and no defective ones: training will know good parts only "
+            f"and promise nothing about escapes; collect {LEAST_DEFECT} defective parts or more"
+        )
+    elif n_good < LEAST_GOOD or n_defect < LEAST_DEFECT:
+        level = "problem"
         text += f": too few to trust any figure; collect {' and '.join(missing)}"
     elif missing:
         level = "note"

@@ -118,14 +118,14 @@ def read_dataset(
     progress
         Called with how many of how many files are read, from this thread.
     training
-        Whether to insist on enough images of both kinds.
+        Whether to insist on enough images: of good parts, and of defective ones unless there are none.
     conflicts
         What to do about one content under both labels: `dataset check` keeps them, to name them all.
 
     Raises
     ------
     DatasetError
-        No such folder, no ``good``, one kind only, too few, broken files, or one content under two labels.
+        No such folder, no ``good``, too few, broken files, or one content under two labels.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give one that holds good/ and defect/<type>/")
@@ -181,16 +181,17 @@ def _check_counts(folder: Path, files: list[tuple[Path, str | None]], *, trainin
         raise DatasetError(f"{folder}: no images in good/ or defect/ ({', '.join(sorted(SUFFIXES))})")
     if not training:
         return
-    if defect == 0:
-        raise DatasetError(
-            f"{folder}: {good} good images but no defective ones; put at least {MIN_DEFECT} in defect/<type>/: "
-            "without them neither thresholds nor confidence can be calibrated"
-        )
-    if good < MIN_GOOD or defect < MIN_DEFECT:
-        raise DatasetError(
-            f"{folder}: {good} good and {defect} defective images are too few; at least {MIN_GOOD} and {MIN_DEFECT} "
-            "are needed, 850 and 150 are recommended"
-        )
+    if good < MIN_GOOD or 0 < defect < MIN_DEFECT:
+        raise too_few(folder, good, defect)
+
+
+def too_few(folder: Path, good: int, defect: int) -> DatasetError:
+    """Return the error that says how many images are needed."""
+    return DatasetError(
+        f"{folder}: {good} good and {defect} defective images are too few; at least {MIN_GOOD} good ones "
+        f"are needed, and {MIN_DEFECT} defective ones or none at all (then it learns good parts only); 850 and 150 "
+        "are recommended"
+    )
 
 
 def _facts(path: Path, cache_dir: Path | None) -> Facts | ImageFileError:

@@ -122,12 +122,13 @@ def check_dataset(
             *find_files(dataset),
         ]
         report("look", 1, 3)
-        findings += find_shortcuts(dataset, pooled, groups, seed)
+        if labels.any():
+            findings += find_shortcuts(dataset, pooled, groups, seed)
         report("look", 2, 3)
         findings += find_coverage(dataset, _pictures(production) if production else None)
         report("look", 3, 3)
         found = None
-        if curve:
+        if curve and labels.any():
             found = learning_curve(
                 pooled,
                 labels,

@@ -22,6 +22,7 @@ from lineward import __version__
 from lineward.images import read_image
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bundle import load_bundle, save_bundle
+from lineward.models.cache import trim_cache
 from lineward.models.calibrate import choose_thresholds, fit_platt
 from lineward.models.dataset import DatasetError, grouped_folds
 from lineward.models.evaluate import milliseconds
@@ -248,6 +249,7 @@ def train_full(
             manifest = compare_with_parent(manifest, parent, dataset, said, judged=held)
         sha256 = save_bundle(out, graph, manifest)
         remember_training_set(cache, dataset)
+        trim_cache(cache, {source.digest for source in dataset.sources})
     return TrainReport(
         out, sha256, manifest, perf_counter() - started, (*dataset.warnings, *training_warnings(manifest))
     )

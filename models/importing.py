@@ -22,7 +22,7 @@ from lineward.images import SUFFIXES, read_image
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bundle import save_bundle
 from lineward.models.calibrate import Platt, Ranks, choose_thresholds, fit_platt, fit_ranks
-from lineward.models.dataset import grouped_folds, read_dataset, split_holdout
+from lineward.models.dataset import DatasetError, grouped_folds, read_dataset, split_holdout
 from lineward.models.duplicates import group_near_duplicates
 from lineward.models.evaluate import milliseconds
 from lineward.models.features import FeatureStore
@@ -165,6 +165,8 @@ def import_model(
     dataset = None
     if data is not None:
         dataset = read_dataset(data, cache_dir=cache_dir, progress=lambda done, of: report("read", done, of))
+        if not dataset.labels.any():
+            raise DatasetError(f"{data}: no defective images to calibrate with; give good ones alone as --samples")
     files = [item.source.path for item in dataset.items] if dataset else []
     pictures = [*files, *(_pictures(samples) if samples else [])]
     foreign, heard = _hear(foreign, pictures, lambda done: report("original", done, len(pictures)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineward.models.dataset import MIN_DEFECT, MIN_GOOD, Dataset, DatasetError, Item, read_dataset
+from lineward.models.dataset import MIN_DEFECT, MIN_GOOD, Dataset, DatasetError, Item, read_dataset, too_few
 from lineward.models.features import Source, write_whole
 from lineward.models.metrics import measure, rate
 from lineward.models.records import DIGEST_DIGITS
@@ -55,11 +55,7 @@ def _check_counts(dataset: Dataset) -> None:
     labels = dataset.labels
     defect, good = int(labels.sum()), int((~labels).sum())
     if good < MIN_GOOD or 0 < defect < MIN_DEFECT:
-        raise DatasetError(
-            f"{dataset.folder}: {good} good and {defect} defective images are too few; at least {MIN_GOOD} good ones "
-            f"are needed, and {MIN_DEFECT} defective ones or none at all (then it learns good parts only); 850 and 150 "
-            "are recommended"
-        )
+        raise too_few(dataset.folder, good, defect)
 
 
 def _read_new(data: Path, cache: Path, threads: int, progress: Progress) -> Dataset:

@@ -17,6 +17,7 @@ from lineward import __version__
 from lineward.images import read_image
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bundle import load_bundle, save_bundle
+from lineward.models.cache import trim_cache
 from lineward.models.dataset import DatasetError
 from lineward.models.duplicates import group_near_duplicates
 from lineward.models.evaluate import milliseconds
@@ -218,6 +219,7 @@ def train_quick(
             manifest = compare_with_parent(manifest, parent, dataset, said)
         sha256 = save_bundle(out, graph, manifest)
         remember_training_set(cache, dataset)
+        trim_cache(cache, {source.digest for source in dataset.sources})
     return TrainReport(
         out, sha256, manifest, perf_counter() - started, (*dataset.warnings, *training_warnings(manifest))
     )

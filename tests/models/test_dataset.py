@@ -84,9 +84,10 @@ def test_no_images(tmp_path: Path) -> None:
 
 
 def test_one_class(tmp_path: Path) -> None:
-    """Without a defective image nothing can be calibrated, and it says how many are needed."""
-    (fill(tmp_path, defect=0) / "defect").exists()
-    assert "no defective ones" in refused(tmp_path)
+    """Good images alone are a set to learn good parts from; one defective image is neither that nor enough."""
+    found = read_dataset(fill(tmp_path / "none", defect=0))
+    assert not found.labels.any()
+    assert "1 defective images are too few" in refused(fill(tmp_path / "one", defect=1))
 
 
 def test_three_images(tmp_path: Path) -> None:
