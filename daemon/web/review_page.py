@@ -66,6 +66,7 @@ class Desk:
         self._choosing = False
         self._heat = False
         self._busy = False
+        self._filling = asyncio.Lock()
         self._given: deque[float] = deque(maxlen=60)
         self._types: list[str] = []
         with div("lw-desk"):
@@ -121,9 +122,10 @@ class Desk:
 
     async def show(self) -> None:
         """Show the next part, or that there is none."""
-        await asyncio.to_thread(self._refill)
-        if self._now is None and self._coming:
-            self._now = self._coming.pop(0)
+        async with self._filling:  # the timer may come between; the same part must not be asked for twice
+            await asyncio.to_thread(self._refill)
+            if self._now is None and self._coming:
+                self._now = self._coming.pop(0)
         part = self._now[0] if self._now else None
         for key in self._buttons:
             key.set_visibility(part is not None)

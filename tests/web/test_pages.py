@@ -228,3 +228,15 @@ def connections(port: int) -> int:
     """Count the connections to a port of this machine, as `ss` would."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
+
+
+def test_quick_hands_get_no_part_twice(own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue) -> None:
+    """Rule: labels given one after the other as fast as pictures come are each for another part."""
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
+        for _ in range(11):
+            press(page, "p")
+        page.keyboard.press("p")
+        page.wait_for_selector("text=Nothing waits to be labelled")
+    assert store.counts(queue.product) == {"labelled": 12}
+    assert all(len(store.labels(queue.image(number))) == 1 for number in range(12))
