@@ -183,7 +183,7 @@ def highest_seq_of_images(root: Path) -> int:
 def salvage_outbox(aside: Path, db: sqlite3.Connection) -> int:
     """Copy what can still be read of the unacknowledged rows of a damaged database; return how many."""
     copied = 0
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(aside)) as old:
+    with contextlib.suppress(sqlite3.Error, UnicodeDecodeError), contextlib.closing(sqlite3.connect(aside)) as old:
         for found in old.execute("SELECT * FROM results WHERE acked = 0 ORDER BY seq"):
             row = (*found, *[None] * (COLUMNS - len(found)))  # an older file has fewer
             copied += db.execute(f"INSERT OR IGNORE INTO results VALUES ({','.join('?' * len(row))})", row).rowcount  # noqa: S608 - only question marks

@@ -238,3 +238,18 @@ def test_the_log_beside_the_database_does_not_grow_for_ever(tmp_path: Path, monk
     count = ledger.last_seq
     ledger.close()
     assert [row.seq for row in Ledger(tmp_path).rows()] == list(range(1, count + 1))
+
+
+def test_a_schema_that_is_no_text_any_more_is_damage(tmp_path: Path) -> None:
+    """Rule: SQLite's own complaint cannot be read then; the file is moved aside and the line goes on."""
+    first = Ledger(tmp_path)
+    first.record(make())
+    first.close()
+    path = tmp_path / "ledger.sqlite3"
+    data = path.read_bytes()
+    assert b"CREATE TABLE results" in data
+    path.write_bytes(data.replace(b"CREATE TABLE results", b"CREATE \xeaABLE \xea\xeasults"))
+    second = Ledger(tmp_path)
+    assert second.record(make()).seq == 2
+    assert len(list(tmp_path.glob("*.damaged-*"))) >= 1
+    second.close()

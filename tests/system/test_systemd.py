@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.broker import wait_until
-from tests.system.line import figure
+from tests.system.line import LONG, figure
 from tests.system.machine import NEW, OLD, Machine, missing, only_one, packages
 
 if TYPE_CHECKING:
@@ -259,6 +259,30 @@ def test_a_secret_comes_as_a_credential(station: Station) -> None:
     wait_until(lambda: len(station.heard("result")) > before, 10, "results at the broker")
     station.configure()
     station.run("rm", "/etc/credstore/lineward.mqtt-password")
+
+
+def test_the_review_page_lives_in_its_sandbox(station: Station) -> None:
+    """Rule: the page answers beside the line, with everything shut that the unit shuts, and stops when told to."""
+    station.run("systemctl", "start", "lineward-review")
+    ask = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8430/', timeout=5).status)"
+    wait_until(
+        lambda: station.run("/opt/lineward/bin/python", "-c", ask, check=False).stdout.strip() == "200",
+        45,
+        "the page; " + station.journal("-u", "lineward-review"),
+    )
+    station.run("systemctl", "stop", "lineward-review")
+    assert station.show("lineward-review", "Result") == "success"
+
+
+@pytest.mark.skipif(not LONG, reason="trains for a minute at the lowest priority; LINEWARD_LONG=1 runs it")
+def test_training_lives_in_its_sandbox(station: Station, dataset: Path) -> None:
+    """Rule: `systemctl start lineward-train@NAME` leaves a model beside its images."""
+    shutil.copytree(dataset, station.tree / "var/lib/lineward/training/bracket")
+    station.run("chown", "-R", "lineward:lineward", "/var/lib/lineward/training")
+    station.run("systemctl", "start", "lineward-train@bracket", timeout_s=600)
+    assert (station.tree / "var/lib/lineward/training/bracket.lward").is_file(), station.journal(
+        "-u", "lineward-train@bracket"
+    )
 
 
 def test_an_upgrade_keeps_the_ledger_and_goes_on_inspecting(station: Station) -> None:
