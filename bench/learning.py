@@ -36,6 +36,8 @@ from lineward.models.session import Session
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lineward.models.records import Metrics, Promise
+
 SIZES: dict[str, tuple[int, int]] = {"80+20": (80, 20), "250+50": (250, 50), "all": (10**9, 10**9)}
 TEST_SHARE = 0.3
 ADDED = 30
@@ -61,6 +63,7 @@ class Row:
     errors: float
     false_reject: float
     escape: float
+    kept: float
     seconds: float
     ms: float
     input: str
@@ -169,6 +172,7 @@ def run_split(dataset: Dataset, name: str, size: str, tier: str, *, seed: int, c
             errors=wrong / len(labels),
             false_reject=said.false_reject_rate.value or 0.0,
             escape=said.escape_rate.value or 0.0,
+            kept=float(_kept(report.manifest.risk, said)),
             seconds=report.seconds,
             ms=ms,
         )
@@ -176,11 +180,31 @@ def run_split(dataset: Dataset, name: str, size: str, tier: str, *, seed: int, c
     if tier == "quick":
         nan = float("nan")
         found = nearest_good(dataset, chosen, outside, cache, spec)
-        rows.append(Row(**common, tier="nearest good", auroc=found[0], det2=found[1], det5=found[2], ece=nan, ece_floor=nan, review=nan, errors=nan, false_reject=nan, escape=nan, seconds=nan, ms=nan))  # type: ignore[arg-type]  # fmt: skip # noqa: E501
+        rows.append(Row(**common, tier="nearest good", auroc=found[0], det2=found[1], det5=found[2], ece=nan, ece_floor=nan, review=nan, errors=nan, false_reject=nan, escape=nan, kept=nan, seconds=nan, ms=nan))  # type: ignore[arg-type]  # fmt: skip # noqa: E501
     return rows
 
 
-NUMBERS = ("auroc", "det2", "det5", "ece", "ece_floor", "review", "errors", "false_reject", "escape", "seconds", "ms")
+NUMBERS = (
+    "auroc",
+    "det2",
+    "det5",
+    "ece",
+    "ece_floor",
+    "review",
+    "errors",
+    "false_reject",
+    "escape",
+    "kept",
+    "seconds",
+    "ms",
+)
+
+
+def _kept(promise: Promise, said: Metrics) -> bool:
+    """Tell whether new parts stay within the bounds, upper ends at 95 %, that the training stated."""
+    return (said.false_reject_rate.value or 0.0) <= promise.false_reject.high and (
+        said.escape_rate.value or 0.0
+    ) <= promise.escape.high
 
 
 def table(rows: list[Row]) -> list[str]:
