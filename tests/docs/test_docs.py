@@ -124,7 +124,7 @@ class Reader:
             time.sleep(0.5)  # a broker listens, a subscriber has subscribed
             return
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
         print(f"--- {block.place}\n{done.stdout}{done.stderr}")  # noqa: T201 - shown by pytest when a test fails
         assert done.returncode == 0, f"{block.place} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
