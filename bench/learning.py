@@ -353,7 +353,7 @@ def print_types(types: list[dict[str, object]]) -> None:
     means = []
     for name, kind in kinds:
         found = [row for row in types if (row["set"], row["type"]) == (name, kind)]
-        values = [float(np.mean([row[key] for row in found if row[key] is not None])) for key in keys]  # type: ignore[misc]
+        values = [float(np.mean([row[key] for row in found if row[key] is not None])) for key in keys]
         means.append(values)
         print(f"| {name} | {kind} | {values[0]:.0f} | " + " | ".join(f"{value:.2f}" for value in values[1:]) + " |")
     mean = np.mean(means, axis=0)
