@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lineward.daemon.check import Finding as Checked
     from lineward.daemon.config import Config
 
-PING_S = 2.0
+ASK_S = 2.0
 
 
 def examine(config: Config, path: Path) -> Iterator[Finding]:
@@ -31,12 +31,9 @@ def examine(config: Config, path: Path) -> Iterator[Finding]:
     yield service(config.storage.root, runs=runs)
     yield from cameras(config, runs=runs)
     for recipes, name in _all(config):
-        yield _of_check(check_recipe(recipes, name), f"lineward check --config {path}")
-    yield _of_check(check_broker(config), "systemctl status mosquitto")
-    root = config.storage.root
-    yield machine.disk_space(root)
-    yield machine.disk_speed(root)
-    yield machine.owners(root)
+        yield _of_check(check_recipe(recipes, name), mend_model(recipes.find(name).model, path))
+    yield _of_check(check_broker(config), mend_broker(config.mqtt.host))
+    yield from machine.look_at_storage(config.storage.root, quota_bytes=config.storage.max_gb * 1e9)
     yield from machine.secrets(_secrets(config))
     driver = config.camera.driver
     real = driver in {"genicam", "aravis"}
@@ -44,10 +41,24 @@ def examine(config: Config, path: Path) -> Iterator[Finding]:
     yield from machine.look_at_machine(network_camera=real, usb_camera=real and not address)
 
 
+def mend_model(model: Path, config: Path) -> str:
+    """Return what to do when a model cannot be used: one of the store goes back, a file is to be had again."""
+    if model.suffix:
+        return f"copy {model} here again, or name another model in inspection.model"
+    return f"lineward models rollback {model} --config {config}"
+
+
+def mend_broker(host: str) -> str:
+    """Return where to look when a broker cannot be used; what is wrong with it stands in the finding."""
+    if host in {"localhost", "127.0.0.1", "::1"}:
+        return "sudo systemctl start mosquitto; journalctl --unit mosquitto --lines 20"
+    return f"ping -c 3 {host}; then mqtt.host, mqtt.port and the firewall"
+
+
 def is_running(root: Path) -> bool:
     """Whether a station answers on the control socket of this storage folder."""
     try:
-        send(root, "ping", {}, timeout_s=PING_S)
+        send(root, "stats", {}, timeout_s=ASK_S)
     except ControlError as error:
         return isinstance(error.__cause__, TimeoutError)
     except OSError:

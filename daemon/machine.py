@@ -6,6 +6,7 @@ Every look takes the root of the file system, so that any machine can be looked 
 from __future__ import annotations
 
 import ctypes
+import grp
 import os
 import shutil
 import stat
@@ -27,6 +28,9 @@ JUMBO = 9000
 
 USBFS_MB = 256
 """The kernel's 16 MB hold three 5 MP frames for all USB cameras together."""
+
+USB3_VISION = ("ef", "05")
+REPLUG = "sudo udevadm control --reload; sudo udevadm trigger --subsystem-match=usb"
 
 WRITE_MB_S = 20.0
 SYNC_MS = 200.0
@@ -65,7 +69,7 @@ def look_at_machine(root: Path = Path("/"), *, network_camera: bool, usb_camera:
     if network_camera:
         found += [receive_buffers(root), *mtu(root)]
     if usb_camera:
-        found.append(usbfs_memory(root))
+        found += [usbfs_memory(root), *usb_access(root)]
     return found
 
 
@@ -116,6 +120,36 @@ def usbfs_memory(root: Path) -> Finding:
         f"{size} MB for all USB cameras together; frames stay away as soon as more is asked for",
         f"echo 1000 | sudo tee /{path}; for every start: usbcore.usbfs_memory_mb=1000 on the kernel's command line",
     )
+
+
+def usb_access(root: Path) -> Iterator[Finding]:
+    """Whether the service may open each USB3 Vision camera: by its group, or because everybody may."""
+    devices = {
+        kind.parent.resolve().parent
+        for kind in (root / "sys/bus/usb/devices").glob("*/bInterfaceClass")
+        if (_text(kind), _text(kind.with_name("bInterfaceSubClass"))) == USB3_VISION
+    }
+    for device in sorted(devices):
+        node = root / f"dev/bus/usb/{_number(device / 'busnum') or 0:03d}/{_number(device / 'devnum') or 0:03d}"
+        try:
+            status = node.stat()
+        except OSError as error:
+            yield Finding("USB access", Level.FAULT, f"{node}: {error.strerror}", REPLUG)
+            continue
+        text = f"{_text(device / 'product') or 'camera'} at {node}"
+        theirs = status.st_mode & 0o006 == 0o006 or (status.st_mode & 0o060 == 0o060 and status.st_gid == _group())
+        if theirs:
+            yield Finding("USB access", Level.OK, text)
+        else:
+            yield Finding("USB access", Level.FAULT, f"{text} cannot be opened by the service", REPLUG)
+
+
+def _group() -> int:
+    """Return the number of the service's group; our own where it is not installed."""
+    try:
+        return grp.getgrnam("lineward").gr_gid
+    except KeyError:
+        return os.getgid()
 
 
 def governor(root: Path) -> Iterator[Finding]:
@@ -186,14 +220,31 @@ def clock() -> Finding:
 # ---- disk and permissions
 
 
-def disk_space(folder: Path) -> Finding:
-    """How much room there is for the ledger and images."""
+def look_at_storage(folder: Path, *, quota_bytes: float) -> Iterator[Finding]:
+    """Look at the disk below the storage folder, and at whom it belongs to."""
+    if not folder.exists():
+        yield Finding("storage", Level.HINT, f"{folder} does not exist yet: the first start makes it", _own(folder))
+        return
+    yield disk_space(folder, quota_bytes=quota_bytes)
+    yield disk_speed(folder)
+    yield owners(folder)
+
+
+def disk_space(folder: Path, *, quota_bytes: float) -> Finding:
+    """How much room there is for the ledger, and for the images that the quota allows."""
     try:
         usage = shutil.disk_usage(folder)
     except OSError as error:
-        return Finding("disk space", Level.FAULT, f"{folder}: {error.strerror}", f"sudo mkdir -p {folder}")
+        return Finding("disk space", Level.FAULT, f"{folder}: {error.strerror}", _own(folder))
     share = usage.free / usage.total
     text = f"{folder}: {usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free"
+    if share >= LOW_SHARE and quota_bytes > (1 - LOW_SHARE) * usage.total:
+        return Finding(
+            "disk space",
+            Level.HINT,
+            f"{text}; storage.max_gb allows {quota_bytes / 1e9:.0f} GB of images, more than fit here",
+            f"set storage.max_gb = {usage.total / 2e9:.1f} and run `lineward reload`",
+        )
     if share >= LOW_SHARE:
         return Finding("disk space", Level.OK, text)
     return Finding(
@@ -256,7 +307,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _own(folder: Path) -> str:
-    return f"sudo mkdir -p {folder}; sudo chown lineward:lineward {folder}"
+    return f"sudo install -d -m 750 -o lineward -g lineward {folder}"
 
 
 def secrets(files: Sequence[Path]) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +50,42 @@ def test_usb_memory(tmp_path, size, level):
     lay_out(tmp_path / "sys/module/usbcore/parameters", usbfs_memory_mb=size)
     found = machine.usbfs_memory(tmp_path)
     assert found.level is level
+
+
+@pytest.mark.parametrize(("mode", "level"), [(0o664, Level.OK), (0o666, Level.OK), (0o644, Level.FAULT)])
+def test_a_usb_camera_that_the_service_may_not_open(tmp_path, monkeypatch, mode, level):
+    """Rule: each USB3 Vision camera is named with its node; no other device is looked at."""
+    monkeypatch.setattr(machine, "_group", os.getgid)  # whether or not the service is installed here
+    devices, bus = tmp_path / "sys/devices/usb1", tmp_path / "sys/bus/usb/devices"
+    bus.mkdir(parents=True)
+    for name, kind, number in [("1-1", "ef", 7), ("1-2", "03", 8)]:
+        lay_out(devices / name, busnum=1, devnum=number, product=f"device {number}")
+        lay_out(devices / name / f"{name}:1.0", bInterfaceClass=kind, bInterfaceSubClass="05")
+        (bus / f"{name}:1.0").symlink_to(devices / name / f"{name}:1.0")
+    assert "No such file" in next(machine.usb_access(tmp_path)).text
+    lay_out(tmp_path / "dev/bus/usb/001", **{"007": ""})
+    (tmp_path / "dev/bus/usb/001/007").chmod(mode)
+    (found,) = machine.usb_access(tmp_path)
+    assert found.level is level
+    assert found.text.startswith(f"device 7 at {tmp_path}/dev/bus/usb/001/007")
+    assert ("udevadm" in found.mend) == (level is Level.FAULT)
+
+
+def test_a_quota_beyond_the_disk_is_named(tmp_path):
+    """Rule: images never fill a disk that is larger than their quota; one that is smaller is told beforehand."""
+    total = shutil.disk_usage(tmp_path).total
+    assert machine.disk_space(tmp_path, quota_bytes=total / 10).text.endswith("GB free")
+    if shutil.disk_usage(tmp_path).free > 0.1 * total:
+        found = machine.disk_space(tmp_path, quota_bytes=2 * total)
+        assert found.level is Level.HINT
+        assert "storage.max_gb" in found.mend
+
+
+def test_a_folder_that_is_not_there_yet_is_one_hint(tmp_path):
+    """Rule: before the first start nothing is wrong, and nothing is told three times."""
+    (found,) = machine.look_at_storage(tmp_path / "none", quota_bytes=1)
+    assert found.level is Level.HINT
+    assert found.mend.startswith("sudo install -d")
 
 
 def test_a_processor_that_dozes_is_named(tmp_path):
@@ -98,5 +135,5 @@ def test_a_disk_that_cannot_be_written_is_a_finding_and_no_crash(tmp_path):
     """Rule: the doctor never fails at what it looks at."""
     assert machine.disk_speed(tmp_path).text.startswith(str(tmp_path))
     assert machine.disk_speed(tmp_path / "none").level is Level.FAULT
-    assert machine.disk_space(tmp_path / "none").level is Level.FAULT
+    assert machine.disk_space(tmp_path / "none", quota_bytes=1).level is Level.FAULT
     assert machine.clock().what == "clock"
