@@ -99,7 +99,11 @@ def test_the_designs_example_is_accepted(write) -> None:
     ("text", "place", "remedy"),
     [
         (GOOD + "[mqtt]\nprt = 1\n", "mqtt.prt = 1", "did you mean port?"),
-        (GOOD + "[storage]\nxyzzy = 1\n", "storage.xyzzy = 1", "known keys are audit_gb, ledger_rows, max_gb, outbox_mb, root"),
+        (
+            GOOD + "[storage]\nxyzzy = 1\n",
+            "storage.xyzzy = 1",
+            "known keys are audit_gb, ledger_rows, max_gb, outbox_mb, root",
+        ),
         (GOOD.replace("folder =", "foldr ="), "camera.foldr = 'images'", "did you mean folder?"),
         (GOOD + "[surprise]\n", "surprise = {}", "known keys are camera"),
         (GOOD + 'deadline_ms = "soon"\n', "inspection.deadline_ms = 'soon'", "valid integer"),
