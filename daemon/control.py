@@ -96,7 +96,7 @@ class ControlSocket:
         try:
             content = json.loads(line)
             name = content.pop("command")
-        except (ValueError, AttributeError, KeyError, RecursionError):
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             name, content = "unknown", {}
 
         def acknowledge(_name: str, payload: bytes) -> None:
