@@ -75,6 +75,7 @@ def sweep(root: Path, ledger: Ledger, *, now_s: float | None = None) -> Iterator
             ledger.remove_image(row.image_id)
             done.forgotten += 1
             yield done
+    known = {row.path: row for row in ledger.images(newest=-1)}  # images were kept meanwhile
     for path in _strangers(root, known):
         if path.name.endswith(".png") and _adopt(root, path, ledger):
             done.adopted += 1

@@ -180,6 +180,21 @@ def test_a_row_without_its_whole_image_is_forgotten(
     assert files(tmp_path) == {whole.path, whole.path.replace(".png", ".json")}
 
 
+def test_an_image_kept_while_all_are_compared_is_no_stranger(
+    tmp_path: Path, ledger: Ledger, make_result: Callable[..., Result]
+) -> None:
+    """Rule: the comparison goes on beside the line; what the line keeps meanwhile is known and not taken in again."""
+    gone, _ = (keep(tmp_path, ledger, make_result(), "review", i) for i in range(2))
+    (tmp_path / gone.path).unlink()
+    sweeping = sweep(tmp_path, ledger)
+    next(sweeping)
+    assert next(sweeping).forgotten == 1
+    later = keep(tmp_path, ledger, make_result(), "review", 3)
+    for done in sweeping:
+        assert done.adopted == 0
+    assert later in ledger.images()
+
+
 @pytest.mark.parametrize(
     "change",
     [
