@@ -4,7 +4,7 @@
 #   sudo scripts/install.sh uninstall  keeps config and data; PURGE=1 removes them too
 # Again over an older version: an upgrade. DESTDIR=FOLDER lays the files out there and touches nothing else (packages).
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)  # a bundle has a link to this file
 dest=${DESTDIR:-}
 python=${PYTHON:-/usr/bin/python3}
 opt=$dest/opt/lineward
