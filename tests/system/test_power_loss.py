@@ -7,9 +7,12 @@ import random
 import shutil
 import signal
 import sqlite3
-import threading
+import subprocess
+import sys
+import textwrap
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,8 +28,7 @@ from lineward.models import store
 from lineward.models.bundle import load_bundle, save_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from tests.broker import Mosquitto, Subscriber
     from tests.system.line import Line
@@ -41,13 +43,33 @@ CAMERA: dict[str, Any] = {"driver": "simulated", "width": 320, "height": 256, "r
 REVIEW: dict[str, Any] = {"keep_per_hour": 100_000, "keep_fails": True, "audit_share": 0.3}
 
 
-def snapshot(line: Line, goal: Path) -> None:
-    """Copy the folder while not one instruction of the daemon runs: what a kill at this moment would leave."""
-    os.kill(line.pid, signal.SIGSTOP)
+PROMOTES = """
+    import sys, time
+    from pathlib import Path
+    from lineward.models import store
+    while True:
+        for version in ("2", "1"):
+            store.promote(Path(sys.argv[1]), "bracket", version, force=True)
+        time.sleep(0.05)
+"""
+
+
+def snapshot(storage: Path, writers: Sequence[int], goal: Path) -> None:
+    """Copy the folder while not one instruction of who writes there runs: what a kill at this moment would leave."""
+    for pid in writers:
+        os.kill(pid, signal.SIGSTOP)
     try:
-        shutil.copytree(line.storage, goal, symlinks=True, ignore=shutil.ignore_patterns("*.sock", "control*"))
+        for pid in writers:
+            wait_until(lambda pid=pid: stands_still(pid), 10, "all threads stopped")
+        shutil.copytree(storage, goal, symlinks=True, ignore=shutil.ignore_patterns("*.sock", "control*"))
     finally:
-        os.kill(line.pid, signal.SIGCONT)
+        for pid in writers:
+            os.kill(pid, signal.SIGCONT)
+
+
+def stands_still(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
 def cut_power(folder: Path, draw: random.Random) -> str:
@@ -116,22 +138,14 @@ def test_any_moment_may_be_the_last(
     store.promote(made.storage, "bracket", "1", force=True)
     made.start()
     made.wait_log("#20 ", 60)
-    ends = threading.Event()
-
-    def promote() -> None:
-        while not ends.wait(0.05):
-            for version in ("2", "1"):
-                store.promote(made.storage, "bracket", version, force=True)
-
-    promoting = threading.Thread(target=promote)
-    promoting.start()
+    promoting = subprocess.Popen([sys.executable, "-c", textwrap.dedent(PROMOTES), str(made.storage)])
     lost = 0
     try:
         for number in range(SNAPSHOTS):
             time.sleep(draw.uniform(0.02, 0.4))
             folder = tmp_path / f"snapshot{number}"
             heard = set(hear.seqs())
-            snapshot(made, folder)
+            snapshot(made.storage, (made.pid, promoting.pid), folder)
             later = set(hear.seqs())  # acknowledged before the stop, heard a moment after
             is_cut = number % 2 == 1
             said = cut_power(folder, draw) if is_cut else ""
@@ -140,9 +154,10 @@ def test_any_moment_may_be_the_last(
             lost += bool(said)
             if number != SNAPSHOTS - 1:
                 shutil.rmtree(folder)
+        assert promoting.poll() is None
     finally:
-        ends.set()
-        promoting.join()
+        promoting.kill()
+        promoting.wait()
     assert made.end()[0] == 0
     figure(f"{SNAPSHOTS} snapshots, {lost} of them power cuts, all whole; {len(made.rows())} answers")
     # The last one is started for real.
