@@ -24,7 +24,8 @@ REACH = 6
 """A part is looked for so many pixels of the small copy around its place: 9 % of the picture."""
 
 LARGE = 800
-"""A side from which on a picture is read in steps."""
+"""A side beyond which a picture is read in steps, so that about `READ` of its pixels are left."""
+READ = 400
 
 CROP = 512
 """Side of the middle part, at full resolution, on which sharpness is measured."""
@@ -65,7 +66,7 @@ def measure(image: NDArray[np.uint8]) -> Measurement:
     if image.dtype != np.uint8 or image.ndim not in {2, 3} or min(image.shape[:2]) < 1:
         raise ValueError(f"not a picture: shape {image.shape}, {image.dtype}")
     height, width = image.shape[:2]
-    steps = image[:: -(-height // LARGE), :: -(-width // LARGE)]
+    steps = image[:: _step(height), :: _step(width)]
     grey = _grey(np.ascontiguousarray(steps))
     top, left = max(0, (height - CROP) // 2), max(0, (width - CROP) // 2)
     middle = grey if grey.shape == (height, width) else _grey(image[top : top + CROP, left : left + CROP])
@@ -79,6 +80,10 @@ def measure(image: NDArray[np.uint8]) -> Measurement:
     sums = np.add.reduceat(rows, _EDGES[:-1], axis=1)
     sizes = np.diff(_EDGES)
     return Measurement(small, sums / np.outer(sizes, sizes), detail / brightness if brightness > 0 else 0.0)
+
+
+def _step(side: int) -> int:
+    return 1 if side <= LARGE else -(-side // READ)
 
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
