@@ -54,7 +54,7 @@ commissioning, a zone relative to the whole picture, shifts as shares of the pic
 FIGURES = tuple(FLOORS)
 
 UNLIKE_FROM = 0.2
-"""A distance that is never taken for another product. Simulated parts reach 0.06, the other product begins at 0.37."""
+"""A distance that is never taken for another product. Simulated parts reach 0.06, the other product begins at 0.36."""
 UNLIKE_FACTOR = 2.5
 """The limit is so many times the largest distance at commissioning."""
 UNLIKE_MOST = 0.75
