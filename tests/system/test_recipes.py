@@ -98,9 +98,7 @@ def answers(hear: Subscriber) -> dict[str, dict[str, Any]]:
     return by_part
 
 
-def test_every_trigger_has_one_answer(
-    station: Callable[..., Line], hear: Subscriber, plc: Plc
-) -> None:
+def test_every_trigger_has_one_answer(station: Callable[..., Line], hear: Subscriber, plc: Plc) -> None:
     """Named parts, announced parts and nameless ones; the ledger agrees with the line."""
     made = station()
     for _ in range(20):
@@ -118,9 +116,7 @@ def test_every_trigger_has_one_answer(
     assert reconciled.returncode == 0, reconciled.stdout + reconciled.stderr
 
 
-def test_what_a_kill_left_open_is_named(
-    station: Callable[..., Line], hear: Subscriber, plc: Plc
-) -> None:
+def test_what_a_kill_left_open_is_named(station: Callable[..., Line], hear: Subscriber, plc: Plc) -> None:
     """SIGKILL between trigger and answer: the part is undecided in the ledger, flagged late, and no PLC acts on it."""
     exposure = {"ExposureTime": 900_000.0}  # leaves time for the kill
     made = station(**{"camera.settings": exposure}, inspection={"deadline_ms": 5000})
