@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from typing import TYPE_CHECKING
 
 from lineward.daemon import machine
 from lineward.daemon.check import check_broker, check_camera, check_recipe
 from lineward.daemon.control import ControlError, send
 from lineward.daemon.endpoint import CREDENTIAL
+from lineward.daemon.ledger_file import SCHEMA
+from lineward.daemon.ledger_read import LedgerReader
 from lineward.daemon.machine import Finding, Level
 from lineward.daemon.recipes import Recipes
 from lineward.drivers import registry
@@ -34,6 +37,8 @@ def examine(config: Config, path: Path) -> Iterator[Finding]:
         yield _of_check(check_recipe(recipes, name), mend_model(recipes.find(name).model, path))
     yield _of_check(check_broker(config), mend_broker(config.mqtt.host))
     yield from machine.look_at_storage(config.storage.root, quota_bytes=config.storage.max_gb * 1e9)
+    if (database := config.storage.root / "ledger.sqlite3").exists():
+        yield ledger(database, config.storage.max_gb)
     yield from machine.secrets(_secrets(config))
     driver = config.camera.driver
     real = driver in {"genicam", "aravis"}
@@ -71,6 +76,24 @@ def service(root: Path, *, runs: bool) -> Finding:
     if runs:
         return Finding("service", Level.OK, f"a station runs in {root}")
     return Finding("service", Level.HINT, f"no station runs in {root}", "sudo systemctl start lineward")
+
+
+def ledger(path: Path, max_gb: float) -> Finding:
+    """Say whether this program can go on with a ledger, and how much waits or is kept in it."""
+    reader = LedgerReader(path)
+    try:
+        schema = reader.schema()
+        if schema > SCHEMA:
+            text = f"{path}: written by a newer Lineward (schema {schema}, this one knows {SCHEMA})"
+            return Finding("ledger", Level.FAULT, text, "install that version again; this one does not touch it")
+        ((waiting,),) = reader.select("SELECT count(*) FROM results WHERE acked = 0") or ((0,),)
+        text = f"{waiting} answers wait for the broker, {reader.image_bytes() / 1e9:.1f} of {max_gb:g} GB of images"
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        mend = "sudo systemctl restart lineward  # moves it aside and makes it again"
+        return Finding("ledger", Level.FAULT, f"{path} cannot be read: {error}", mend)
+    finally:
+        reader.close()
+    return Finding("ledger", Level.OK, text)
 
 
 def cameras(config: Config, *, runs: bool) -> Iterator[Finding]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.broker import free_port, wait_until
 from tests.system.line import call
+
+from lineward.daemon.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,3 +96,24 @@ def test_a_faulty_configuration_is_wrong_usage(line: Callable[..., Line]) -> Non
     done = call(made.folder, "doctor", "--config", made.config)
     assert done.returncode == 2
     assert "camera.hight = 3: no such key; did you mean height?" in done.stderr
+
+
+@pytest.mark.parametrize(("change", "said"), [("newer", "written by a newer Lineward"), ("damaged", "cannot be read")])
+def test_a_ledger_that_cannot_go_on_is_told_and_left_alone(line: Callable[..., Line], change: str, said: str) -> None:
+    """Rule: before a start the doctor says what the ledger's fault is; it changes not one byte."""
+    made = line(port=free_port(), camera=CAMERA)
+    Ledger(made.storage).close()
+    _, found = examine(made)
+    assert (found["ledger"]["level"], found["ledger"]["text"][:2]) == ("ok", "0 ")
+    path = made.storage / "ledger.sqlite3"
+    if change == "newer":
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA user_version = 99")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    else:
+        path.write_bytes(b"\xff" * path.stat().st_size)
+    before = path.read_bytes()
+    code, found = examine(made)
+    assert code == 1
+    assert said in found["ledger"]["text"]
+    assert path.read_bytes() == before
