@@ -72,7 +72,7 @@ class Desk:
         with div("lw-desk"):
             with div("lw-stage"):
                 self._viewer = div("lw-viewer").props(
-                    'tabindex=0 aria-label="Picture of the part; wheel and drag to zoom"'
+                    'tabindex=0 role=group aria-label="Picture of the part; wheel and drag to zoom"'
                 )
                 with self._viewer, div("lw-sheet"):
                     self._picture = ui.element("img").props('alt=""').classes("lw-part")

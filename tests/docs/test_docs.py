@@ -33,6 +33,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *s
 EXECUTED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", TUTORIAL, *HOW_TO]
 MINIMAL = {"camera": {"driver": "simulated"}, "inspection": {"model": "any.lward"}}
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"])
+pytestmark = pytest.mark.timeout(600)  # the tutorial trains a model, which a busy machine takes minutes for
 START_S = 5.0  # until a program in the background has done something worth seeing
 
 

@@ -59,10 +59,11 @@ def assert_one_row_per_file(line: Line, files: list[str]) -> None:
     assert [row["seq"] for row in rows] == list(range(1, len(files) + 1))
 
 
-def assert_everything_arrived(line: Line, hear: Subscriber, *, earlier: int = 0) -> None:
+def assert_everything_arrived(line: Line, hear: Subscriber, *, earlier: int = 0, outage: bool = False) -> None:
     """Every row of the ledger arrives, in order once deduplicated; what comes late says so; a PLC sees nothing old.
 
-    Rows up to ``earlier`` are of processes that were killed: the next one cannot know their age and calls them late.
+    Rows up to ``earlier`` are of processes that were killed: the next one cannot know their age and calls them late. So
+    is what was not delivered when the connection broke (``outage``), however soon it is back.
     """
     expected = [row["seq"] for row in line.rows()]
     wait_until(lambda: set(hear.seqs()) >= set(expected), 15, f"all of {len(expected)} results heard")
@@ -74,7 +75,9 @@ def assert_everything_arrived(line: Line, hear: Subscriber, *, earlier: int = 0)
     for heard in hear.on("result"):
         result = heard.json
         age_s = heard.at_s + unix_minus_monotonic - recorded[result["seq"]]
-        if age_s < LATE_AFTER_S - 1 and result["seq"] > earlier:
+        if age_s > LATE_AFTER_S + 1:
+            assert result["late"], f"{result['seq']} came after {age_s:.1f} s and does not say so"
+        if age_s < LATE_AFTER_S - 1 and result["seq"] > earlier and not outage:
             assert not result["late"], f"{result['seq']} came after {age_s:.1f} s and calls itself late"
         assert result["verdict"] == by_seq[result["seq"]]["verdict"]
     for heard in hear.on("result/plc"):
@@ -232,7 +235,7 @@ def test_a_broker_that_goes_away_loses_and_repeats_nothing(
     assert replay.wait(120) == 0, replay.log
     assert during > 20, "the line went on without a broker"
     assert_one_row_per_file(replay, names(images))
-    assert_everything_arrived(replay, hear)
+    assert_everything_arrived(replay, hear, outage=True)
     long_ago = range(stopped_ns + 10**9, back_ns - round(LATE_AFTER_S * 1e9))
     waited = {row["seq"] for row in replay.rows() if row["recorded_ns"] in long_ago}
     assert len(waited) >= 5
