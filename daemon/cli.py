@@ -234,6 +234,10 @@ def train(
         Path | None,
         typer.Option(help="The folder the base was trained from, if this machine's cache no longer knows it."),
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Quantise the network: less time for each part; --tier quick alone."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -249,6 +253,7 @@ def train(
         quiet=as_json,
         base=base,
         base_data=base_data,
+        int8=int8,
     )
     if as_json:
         print_json(report.to_json())

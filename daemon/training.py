@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lineward.daemon.progress import cache_dir, progress_bar
@@ -26,6 +27,7 @@ def train_with_progress(
     quiet: bool,
     base: Path | None = None,
     base_data: Path | None = None,
+    int8: bool = False,
 ) -> TrainReport:
     """Train the tier that is asked for, from a folder or, with ``base``, from a bundle and a folder of new images.
 
@@ -40,7 +42,9 @@ def train_with_progress(
         )
     if base_data is not None and base is None:
         raise TierError("--base-data is the folder that the bundle given with --base was trained from; give --base too")
-    train: Callable[..., TrainReport] = train_quick
+    if int8 and tier == "full":
+        raise TierError("--int8 goes with --tier quick: a tuned network is not quantised; leave one of the two out")
+    train: Callable[..., TrainReport] = partial(train_quick, int8=int8)
     if tier == "full":
         from lineward.models.finetune import train_full as train  # noqa: PLC0415 - torch is an extra
     with progress_bar(quiet=quiet) as progress:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 BATCH_NORM_EPSILON = 1e-3
+PIXEL_MEAN, PIXEL_SCALE = 127.0, 1.0 / 128.0
 _STAGES = (  # blocks, kernel, stride of the first block: the table of EfficientNet-B0, which Lite0 shares
     (1, 3, 1),
     (2, 3, 2),
@@ -83,10 +84,11 @@ class EfficientNetLite0:
 
     def append(self, graph: Graph, image: str, *, height: int, width: int, channels: int) -> Sequence[Tap]:
         """Add the network behind ``image``; see `Backbone`."""
-        layers = _Layers(graph, self.tensors, height, width)
-        x = graph.op("Transpose", graph.op("Cast", image, to=1, hint="pixels"), perm=[0, 3, 1, 2], hint="planes")
-        x = graph.op("Sub", x, graph.constant(127.0, "mean"), hint="centred")
-        x = graph.op("Mul", x, graph.constant(1.0 / 128.0, "scale"), hint="normalised")
+        return self.append_layers(Layers(graph, self.tensors, height, width), image, channels)
+
+    def append_layers(self, layers: Layers, image: str, channels: int) -> Sequence[Tap]:
+        """Add the network with layers that may be written in another way than in float32."""
+        x = layers.enter(image)
         # A mono image would be fed as three equal planes: adding up the stem's kernels gives the same for a third.
         x = layers.conv(x, "_conv_stem", "_bn0", kernel=3, stride=2, relu6=True, sum_inputs=channels == 1)
         taps: list[Tap] = []
@@ -98,7 +100,7 @@ class EfficientNetLite0:
 
     def append_tail(self, graph: Graph, early: Tap, tuned: dict[str, NDArray[np.generic]], first_block: int) -> Tap:
         """Add blocks from ``first_block`` on with other weights behind the map that feeds them; gives the head map."""
-        layers = _Layers(graph, self.tensors | tuned, early.height, early.width)
+        layers = Layers(graph, self.tensors | tuned, early.height, early.width)
         x, unused = early.tensor, list[Tap]()
         for index, (kernel, stride, first) in enumerate(blocks()):
             if index >= first_block:
@@ -106,7 +108,7 @@ class EfficientNetLite0:
         return layers.tap("tuned_head", layers.conv(x, "_conv_head", "_bn1", relu6=True))
 
     def _block(
-        self, layers: _Layers, x: str, index: int, *, kernel: int, stride: int, first: bool, taps: list[Tap]
+        self, layers: Layers, x: str, index: int, *, kernel: int, stride: int, first: bool, taps: list[Tap]
     ) -> str:
         prefix, shortcut = f"_blocks.{index}.", x
         if index > 0:
@@ -118,7 +120,7 @@ class EfficientNetLite0:
         )
         x = layers.conv(x, prefix + "_project_conv", prefix + "_bn2", relu6=False)
         if not first:
-            x = layers.graph.op("Add", x, shortcut, hint=f"block{index}.add")
+            x = layers.add(x, shortcut, hint=f"block{index}.add")
         if index in _PROJECTED:
             taps.append(layers.tap(_PROJECTED[index], x))
         return x
@@ -143,7 +145,7 @@ def blocks() -> list[tuple[int, int, bool]]:
     ]
 
 
-class _Layers:
+class Layers:
     """Convolutions with folded batch normalisation; keeps track of the map's size, which "same" padding depends on."""
 
     def __init__(self, graph: Graph, tensors: dict[str, NDArray[np.generic]], height: int, width: int) -> None:
@@ -153,8 +155,35 @@ class _Layers:
         self._channels = 0
 
     def tap(self, name: str, tensor: str) -> Tap:
+        """Describe a map of the present size."""
         stride = round(self._input_height / self._height)
         return Tap(name, tensor, self._channels, stride, self._height, self._width)
+
+    def enter(self, image: str) -> str:
+        """Turn ``(N, height, width, channels)`` uint8 into planes of ``(pixel - 127) / 128``."""
+        x = self.graph.op("Cast", image, to=1, hint="pixels")
+        x = self.graph.op("Transpose", x, perm=[0, 3, 1, 2], hint="planes")
+        x = self.graph.op("Sub", x, self.graph.constant(PIXEL_MEAN, "mean"), hint="centred")
+        return self.graph.op("Mul", x, self.graph.constant(PIXEL_SCALE, "scale"), hint="normalised")
+
+    def add(self, x: str, shortcut: str, hint: str) -> str:
+        """Add a block's input to its output."""
+        return self.graph.op("Add", x, shortcut, hint=hint)
+
+    def write(
+        self,
+        x: str,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        *,
+        stride: int,
+        pads: Sequence[int],
+        group: int,
+        relu6: bool,
+        hint: str,
+    ) -> str:
+        """Write one convolution into the graph."""
+        return self.graph.conv(x, weight, bias, stride=stride, pads=pads, group=group, relu6=relu6, hint=hint)
 
     def conv(
         self,
@@ -168,6 +197,7 @@ class _Layers:
         depthwise: bool = False,
         sum_inputs: bool = False,
     ) -> str:
+        """Add a convolution by its name in the weights, with "same" padding and folded normalisation."""
         weight, bias = self._folded(name, norm)
         if sum_inputs:
             weight = weight.sum(axis=1, keepdims=True)
@@ -178,7 +208,7 @@ class _Layers:
         self._channels = weight.shape[0]
         hint = name.removeprefix("_").replace("blocks.", "block").replace("._", ".")
         pads = (top, left, bottom, right)
-        return self.graph.conv(x, weight, bias, stride=stride, pads=pads, group=group, relu6=relu6, hint=hint)
+        return self.write(x, weight, bias, stride=stride, pads=pads, group=group, relu6=relu6, hint=hint)
 
     def _folded(self, name: str, norm: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         kernel, gamma, beta, mean, variance = (

@@ -129,6 +129,14 @@ class Source:
     digest: str
 
 
+def is_there(source: Source) -> bool:
+    """Tell whether a file still has the content it had; images of a base may have been moved or overwritten."""
+    try:
+        return hashlib.sha256(source.path.read_bytes()).hexdigest() == source.digest
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     suffix: str

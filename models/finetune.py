@@ -26,6 +26,7 @@ from lineward.models.cache import trim_cache
 from lineward.models.calibrate import choose_thresholds, fit_platt
 from lineward.models.dataset import DatasetError, grouped_folds
 from lineward.models.evaluate import milliseconds
+from lineward.models.export import build_graph, judge_with_bundle, parity_images, require_parity
 from lineward.models.features import FLIPS, append_features
 from lineward.models.fit import Blend, Crossfit, fit_quick, working_figures
 from lineward.models.graph import Graph
@@ -33,16 +34,7 @@ from lineward.models.incremental import compare_with_parent, read_training_set, 
 from lineward.models.manifest import draft_manifest
 from lineward.models.metrics import calibration_error, measure
 from lineward.models.prepare import prepare
-from lineward.models.quick import (
-    TrainReport,
-    build_graph,
-    judge_with_bundle,
-    parity_images,
-    prepare_features,
-    require_parity,
-    silent,
-    training_warnings,
-)
+from lineward.models.quick import TrainReport, prepare_features, silent, training_warnings
 from lineward.models.records import Risk
 from lineward.models.verdict import decide
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -13,30 +11,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from lineward import __version__
-from lineward.images import read_image
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bundle import load_bundle, save_bundle
 from lineward.models.cache import trim_cache
 from lineward.models.dataset import DatasetError
 from lineward.models.duplicates import group_near_duplicates
 from lineward.models.evaluate import milliseconds
-from lineward.models.features import FeatureStore, append_features
+from lineward.models.export import (
+    build_graph,
+    judge_with_bundle,
+    parity_images,
+    require_like_float,
+    require_parity,
+)
+from lineward.models.features import FeatureStore
 from lineward.models.fit import fit_quick
 from lineward.models.goodonly import fit_good_only
-from lineward.models.graph import Graph
 from lineward.models.incremental import compare_with_parent, read_training_set, remember_training_set
+from lineward.models.int8 import Int8Lite0, int8_backbone
 from lineward.models.manifest import draft_manifest
 from lineward.models.metrics import measure
 from lineward.models.prepare import InputSpec
 from lineward.models.records import (
     Manifest,
-    ParityRecord,
     Risk,
 )
-from lineward.models.session import Session
 from lineward.models.sizes import candidate_sizes, choose_size
-from lineward.models.verdict import decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,19 +45,10 @@ if TYPE_CHECKING:
 
     from lineward.models.backbone import Backbone
     from lineward.models.dataset import Dataset
-    from lineward.models.features import Source
     from lineward.models.fit import QuickModel
     from lineward.models.sizes import Size
-    from lineward.models.verdict import Thresholds, Verdict
 
     Progress = Callable[[str, int, int], None]
-
-PARITY_LIMIT = 1e-3
-"""Largest difference of a probability between trained and exported model; float32 sums differ by about 1e-5."""
-
-
-class ParityError(RuntimeError):
-    """The exported graph does not say what the trained model says; nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +101,7 @@ def train_quick(
     backbone: Backbone | None = None,
     base: Path | None = None,
     base_data: Path | None = None,
+    int8: bool = False,
 ) -> TrainReport:
     """Train a model from a folder and write it as a bundle, whole or not at all.
 
@@ -149,13 +141,15 @@ def train_quick(
         ones, its input size and region of interest are kept.
     base_data
         The folder the base was trained from, for when the cache no longer knows it.
+    int8
+        Quantise the backbone, and fit on what the quantised one gives; a base in int8 stays so.
 
     Raises
     ------
     DatasetError, WeightsError, BundleError
         One line each that names what is wrong and what to do.
     ParityError
-        The exported model differs from the trained one.
+        The exported model differs from the trained one, or the one in int8 is worse than in float32.
     """
     started = perf_counter()
     report = progress or silent
@@ -185,15 +179,32 @@ def train_quick(
             progress=lambda done, total: report("features", done, total),
         )
         fit = fit_quick if dataset.labels.any() else fit_good_only
-        model = fit(
-            prepared.store,
-            dataset.items,
-            prepared.pooled,
-            prepared.groups,
-            risk=risk or Risk(),
-            seed=seed,
-            progress=lambda done, total: report("fit", done, total),
-        )
+
+        def fitted(on: Prepared, stage: str) -> QuickModel:
+            return fit(
+                on.store,
+                dataset.items,
+                on.pooled,
+                on.groups,
+                risk=risk or Risk(),
+                seed=seed,
+                progress=lambda done, total: report(stage, done, total),
+            )
+
+        model = fitted(prepared, "fit")
+        auroc_fp32 = None
+        if int8 or (parent and parent.manifest.model.precision == "int8"):
+            known = parent.manifest.model.backbone_digest if parent else ""
+            backbone = int8_backbone(
+                backbone, prepared.spec, dataset, cache, known, lambda done, total: report("ranges", done, total)
+            )
+            store = FeatureStore(backbone, prepared.spec, cache, threads=threads)
+            pooled = store.extract(
+                dataset.sources, progress=lambda done, total: report("features in int8", done, total)
+            )
+            prepared = replace(prepared, store=store, pooled=pooled)
+            full, model = model, fitted(prepared, "fit in int8")
+            auroc_fp32 = require_like_float(out, dataset.labels, full.crossfit, model.crossfit)
         manifest = draft_manifest(
             dataset, prepared.spec, backbone, model, groups=prepared.groups, product=product, version=version
         )
@@ -211,8 +222,13 @@ def train_quick(
         manifest = manifest.model_copy(
             update={
                 "holdout": figures,
-                "parity": parity,
-                "model": manifest.model.model_copy(update={"sizes_tried": prepared.tried}),
+                "parity": parity.model_copy(update={"auroc_fp32": auroc_fp32}),
+                "model": manifest.model.model_copy(
+                    update={
+                        "sizes_tried": prepared.tried,
+                        "precision": "int8" if isinstance(backbone, Int8Lite0) else "fp32",
+                    }
+                ),
             }
         )
         if parent:
@@ -223,10 +239,6 @@ def train_quick(
     return TrainReport(
         out, sha256, manifest, perf_counter() - started, (*dataset.warnings, *training_warnings(manifest))
     )
-
-
-PARITY_IMAGES = 200
-"""At most so many images, of both kinds, are judged by the exported graph and compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,47 +301,6 @@ def _check_parts(labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> None:
             raise DatasetError(f"all {name} images show one and the same part; add images of other parts")
 
 
-def parity_images(dataset: Dataset, seed: int) -> NDArray[np.int64]:
-    """Choose the images on which the exported graph is compared with the trained model.
-
-    Images of a base may have been moved or overwritten since; only files that still have their content are compared.
-    """
-    order = np.random.default_rng(seed).permutation(len(dataset.items)).tolist()
-    most = min(PARITY_IMAGES, max(len(order) // 5, 20))
-    found: list[int] = []
-    for index in order:
-        if len(found) == most:
-            break
-        if _is_there(dataset.items[index].source):
-            found.append(index)
-    if not found:
-        raise DatasetError(f"{dataset.folder}: no image can be read any more, so the model cannot be checked")
-    return np.array(sorted(found), np.int64)
-
-
-def _is_there(source: Source) -> bool:
-    try:
-        return hashlib.sha256(source.path.read_bytes()).hexdigest() == source.digest
-    except OSError:
-        return False
-
-
-def require_parity(
-    out: Path,
-    trained: tuple[NDArray[np.float64], NDArray[np.float64]],
-    thresholds: Thresholds,
-    verdicts: Sequence[Verdict],
-) -> ParityRecord:
-    """Compare exported with trained model, or refuse to go on."""
-    parity = _compare(trained, thresholds, verdicts)
-    if not parity.verdicts_equal or parity.max_abs_diff > PARITY_LIMIT:
-        raise ParityError(
-            f"{out}: not written: the exported model differs from the trained one on {parity.n} images "
-            f"(probabilities by up to {parity.max_abs_diff:.2g}); please report this with the data"
-        )
-    return parity
-
-
 def silent(_stage: str, _done: int, _total: int) -> None:
     """Report no progress."""
 
@@ -340,39 +311,3 @@ def training_warnings(manifest: Manifest) -> Sequence[str]:
     if not manifest.promotable:
         said.append(f"not promotable: {manifest.not_promotable}")
     return said
-
-
-def build_graph(backbone: Backbone, spec: InputSpec, model: QuickModel) -> bytes:
-    """Put backbone, head, calibration, anomaly, heat-map and types into one graph; returns the serialised model."""
-    graph = Graph()
-    tensors = append_features(graph, backbone, spec)
-    model.append(graph, tensors)
-    return bytes(graph.model("lineward", __version__).SerializeToString())
-
-
-def judge_with_bundle(
-    bundle: Path, sources: Sequence[Source], threads: int, progress: Callable[[int, int], None]
-) -> list[Verdict]:
-    """Judge files with an exported bundle, several at a time, each on one core."""
-    session = Session(bundle, intra_op_threads=1)
-    verdicts: list[Verdict] = []
-    with ThreadPoolExecutor(threads, thread_name_prefix="check") as pool:
-        for verdict in pool.map(lambda source: session.judge(read_image(source.path)), sources):
-            verdicts.append(verdict)
-            progress(len(verdicts), len(sources))
-    return verdicts
-
-
-def _compare(
-    trained: tuple[NDArray[np.float64], NDArray[np.float64]], thresholds: Thresholds, verdicts: Sequence[Verdict]
-) -> ParityRecord:
-    """Compare the exported graph with the trained model computed in numpy, image by image."""
-    probabilities, anomalies = trained
-    given = np.array([[verdict.defect_probability, verdict.anomaly] for verdict in verdicts])
-    difference = np.abs(given - np.stack(trained, axis=1)).max()
-    expected = [
-        decide(float(probability), float(anomaly), thresholds)[0]
-        for probability, anomaly in zip(probabilities, anomalies, strict=True)
-    ]
-    equal = expected == [verdict.decision for verdict in verdicts]
-    return ParityRecord(n=len(verdicts), max_abs_diff=float(difference), verdicts_equal=equal)
