@@ -93,7 +93,7 @@ def _watch(watch: Mapping[str, Any]) -> str:
         return str(watch["state"])
     deviation = watch["deviation"]
     named = ("brightness", "sharpness", "right", "down", "confidence")
-    said = ", ".join(f"{name} {deviation[name]:+.1%}" for name in named)
+    said = ", ".join(f"{name} {deviation[name]:+.1%}" for name in named if name in deviation)
     return f"{said}; {watch['wrong_products']} of another product"
 
 

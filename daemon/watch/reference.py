@@ -1,23 +1,23 @@
-"""What a product looked like at commissioning: learnt from the first parts, kept in the storage folder.
+"""What a product looked like at commissioning, and how the model judged it: learnt from the first parts.
 
-Kept for each product, model and set of camera settings, so that promoting another model begins anew.
+Pictures belong to product and camera settings, scores to the model as well: after a promotion the pictures are watched
+as before, and only the new model's scores are learnt.
 """
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lineward.daemon.review import write_whole
 from lineward.daemon.watch.chart import Charts, Limits, Values, learn
-from lineward.daemon.watch.measure import FLAT, SIDE, ZONES, compare
+from lineward.daemon.watch.measure import FLAT, compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from lineward.models.verdict import Verdict
 
 FOLDER = "commissioning"
-FORMAT = 1
 
 ZONE_NAMES = tuple(
     f"{row} {column}".replace("middle middle", "middle")
@@ -52,6 +51,9 @@ FLOORS: Mapping[str, float] = {
 commissioning, a zone relative to the whole picture, shifts as shares of the picture, the model's scores as they are."""
 
 FIGURES = tuple(FLOORS)
+
+SCORES = 3
+"""So many figures, the last ones, are the model's."""
 
 UNLIKE_FROM = 0.2
 """A distance that is never taken for another product. Simulated parts reach 0.06, the other product begins at 0.36."""
@@ -82,6 +84,14 @@ class Key:
         folder = re.sub(r"[^A-Za-z0-9_.-]", "_", self.product).lstrip(".") or "_"
         return root / FOLDER / folder / f"{self.model[:16] or 'none'}-{self.settings}.json"
 
+    def files(self, root: Path) -> list[Path]:
+        """Return the files of the same product and settings, of this model and of others, newest first."""
+        found = []
+        for path in self.file(root).parent.glob(f"*-{self.settings}.json"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                found.append((path.stat().st_mtime_ns, path))
+        return [path for _, path in sorted(found, reverse=True)]
+
 
 def key_of(recipe: ActiveRecipe) -> Key:
     """Say for what the reference of a recipe holds."""
@@ -107,7 +117,7 @@ class Reference:
     unlike_from
         Distance from which on a picture is of another product; None: the pictures differ too much to tell.
     limits
-        Of all `FIGURES`, in their order.
+        Of all `FIGURES`, in their order; those of a model whose scores are not learnt yet are infinite.
     made_s
         When commissioning was over, seconds since 1970.
     """
@@ -119,6 +129,11 @@ class Reference:
     limits: Limits
     parts: int
     made_s: float
+
+    @property
+    def knows_scores(self) -> bool:
+        """Whether the scores of the model have been learnt."""
+        return bool(np.isfinite(self.limits.limit).all())
 
     def figures(self, measurement: Measurement, likeness: Likeness, scores: tuple[float, float, float]) -> Values:
         """Return the figures of one part, ``(figures,)``."""
@@ -161,81 +176,31 @@ def commission(samples: Sequence[Sample], now_s: float) -> Reference:
     return Reference(template, zones, sharpness, draft.unlike_from, limits, len(samples), now_s)
 
 
-# ---- on disk
+def learn_scores(
+    samples: Sequence[tuple[float, float, float]], known: Reference, charts: Charts, now_s: float
+) -> tuple[Reference, Charts]:
+    """Learn how a new model judges, and go on with the pictures as they stand."""
+    learnt = learn(np.array(samples), np.array(list(FLOORS.values()))[-SCORES:])
+    return with_scores(known, charts, learnt, Charts(learnt, now_s))
 
 
-class ReferenceFileError(ValueError):
-    """A file of commissioning cannot be used; the message names it and says what to do."""
+def without_scores(known: Reference, charts: Charts) -> tuple[Reference, Charts]:
+    """Keep what is known of pictures; the scores were those of another model."""
+    nothing = Limits(np.zeros(SCORES), np.full(SCORES, np.inf))
+    return with_scores(known, charts, nothing, Charts(nothing, known.made_s))
 
 
-def save(path: Path, key: Key, reference: Reference, charts: Charts) -> None:
-    """Write a reference and where its charts stand; raises `OSError`."""
-    content = {
-        "format": FORMAT,
-        "product": key.product,
-        "model": key.model,
-        "parts": reference.parts,
-        "made_s": reference.made_s,
-        "template": base64.b64encode(reference.template.tobytes()).decode(),
-        "zones": reference.zones.ravel().tolist(),
-        "sharpness": reference.sharpness,
-        "unlike_from": reference.unlike_from,
-        "figures": {
-            name: {
-                "centre": float(reference.limits.centre[i]),
-                "limit": float(reference.limits.limit[i]),
-                "deviation": float(charts.deviation[i]),
-                "out": bool(charts.out[i]),
-                "began_s": float(charts.began_s[i]),
-            }
-            for i, name in enumerate(FIGURES)
-        },
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(content, indent=1).encode())
+def with_scores(known: Reference, charts: Charts, limits: Limits, scores: Charts) -> tuple[Reference, Charts]:
+    """Put limits and charts of scores, ``(SCORES,)`` each, beside those of the pictures."""
 
+    def joined(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([ours[:-SCORES], theirs])
 
-def load(path: Path) -> tuple[Reference, Charts] | None:
-    """Read what `save` wrote; None when there is none.
-
-    Raises
-    ------
-    ReferenceFileError
-        The file is damaged or of another version; commission anew.
-    """
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ReferenceFileError(f"{path}: {error.strerror}; commission anew with `lineward watch reset`") from error
-    try:
-        return _parsed(json.loads(text))
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-        raise ReferenceFileError(
-            f"{path}: is damaged or of another version; commission anew with `lineward watch reset`"
-        ) from error
-
-
-def _parsed(content: Any) -> tuple[Reference, Charts]:
-    """Raise `ValueError`, `TypeError` or `KeyError` for anything that `save` did not write."""
-    if content["format"] != FORMAT or set(content["figures"]) != set(FIGURES):
-        raise ValueError("another version")
-
-    def column(name: str) -> Values:
-        values = np.array([float(content["figures"][figure][name]) for figure in FIGURES])
-        if not np.isfinite(values).all():
-            raise ValueError(name)
-        return values
-
-    template = np.frombuffer(base64.b64decode(content["template"], validate=True), np.uint8).reshape(SIDE, SIDE)
-    zones = np.array(content["zones"], np.float64).reshape(ZONES, ZONES)
-    unlike = None if content["unlike_from"] is None else float(content["unlike_from"])
-    limits = Limits(column("centre"), column("limit"))
-    numbers = [float(content["sharpness"]), float(content["made_s"]), *zones.ravel(), unlike or 0.0]
-    if not np.isfinite(numbers).all() or (limits.limit <= 0).any() or (zones < 0).any():
-        raise ValueError("out of range")
-    reference = Reference(template, zones, numbers[0], unlike, limits, int(content["parts"]), numbers[1])
-    charts = Charts(limits, reference.made_s)
-    charts.resume(column("deviation"), column("out").astype(bool), column("began_s"))
-    return reference, charts
+    both = Limits(joined(known.limits.centre, limits.centre), joined(known.limits.limit, limits.limit))
+    fresh = Charts(both, known.made_s)
+    fresh.resume(
+        joined(charts.deviation, scores.deviation),
+        joined(charts.out, scores.out),
+        joined(charts.began_s, scores.began_s),
+    )
+    return replace(known, limits=both), fresh

@@ -12,11 +12,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lineward.daemon.triggers import Reason
-from lineward.daemon.watch import reference as references
 from lineward.daemon.watch.chart import Charts
 from lineward.daemon.watch.measure import compare, measure
-from lineward.daemon.watch.reference import FIGURES, ReferenceFileError, Sample, commission, key_of, scores_of
+from lineward.daemon.watch.reference import FIGURES, Sample, commission, key_of, learn_scores, scores_of
+from lineward.daemon.watch.reference_file import ReferenceFileError, load_for, save
 from lineward.daemon.watch.words import ALARM_IDS, MEANT, texts
 from lineward.models.verdict import Decision, Verdict
 
@@ -54,6 +56,7 @@ class _Watched:
         self.reference: Reference | None = None
         self.charts: Charts | None = None
         self.samples: list[Sample] = []
+        self.scores: list[tuple[float, float, float]] = []  # of a model that is new to a product that is known
         self.learning = False
 
 
@@ -178,6 +181,8 @@ class Watch:
         if likeness is not None:
             now_s = self._clock()
             watched.charts.see(watched.reference.figures(measurement, likeness, scores_of(verdict)), now_s)
+            if not watched.reference.knows_scores:
+                self._score(watched, scores_of(verdict))
         now = time.monotonic()
         if now - self._spoke >= SPEAK_S:
             self._spoke = now
@@ -193,6 +198,14 @@ class Watch:
         if len(watched.samples) >= self._parts:
             watched.learning = True
             self._jobs.put((self._learn, (watched,)))
+
+    def _score(self, watched: _Watched, scores: tuple[float, float, float]) -> None:
+        if watched.learning:
+            return
+        watched.scores.append(scores)
+        if len(watched.scores) >= self._parts:
+            watched.learning = True
+            self._jobs.put((self._learn_scores, (watched,)))
 
     def speak(self) -> None:
         """Raise and clear the alarms of the charts."""
@@ -233,7 +246,7 @@ class Watch:
 
     def _load(self, watched: _Watched) -> None:
         try:
-            found = references.load(watched.key.file(self._root))
+            found = load_for(watched.key, self._root)
         except ReferenceFileError as error:
             found = None
             log.warning("%s; it is done now", error)
@@ -243,6 +256,8 @@ class Watch:
             log.info("%s is commissioned with the next %d parts", watched.key.product, self._parts)
             return
         watched.reference, watched.charts = found
+        if not found[0].knows_scores:
+            log.info("%s: the scores of the model are learnt from the next %d parts", watched.key.product, self._parts)
 
     def _learn(self, watched: _Watched) -> None:
         learnt = commission(watched.samples, self._clock())
@@ -258,12 +273,22 @@ class Watch:
         )
         self._save(watched)
 
+    def _learn_scores(self, watched: _Watched) -> None:
+        if watched.reference is None or watched.charts is None:
+            return
+        watched.reference, watched.charts = learn_scores(
+            watched.scores, watched.reference, watched.charts, self._clock()
+        )
+        watched.scores, watched.learning = [], False
+        log.info("%s: the scores of the model are learnt", watched.key.product)
+        self._save(watched)
+
     def _save(self, watched: _Watched) -> None:
         if watched.reference is None or watched.charts is None or self._watched is None:
             return
         path = watched.key.file(self._root)
         try:
-            references.save(path, watched.key, watched.reference, watched.charts)
+            save(path, watched.key, watched.reference, watched.charts)
         except OSError as error:
             self._alarms.set(
                 "watch",
@@ -274,7 +299,8 @@ class Watch:
             self._alarms.set("watch", "")
 
     def _forget(self, key: Key) -> None:
-        key.file(self._root).unlink(missing_ok=True)
+        for path in key.files(self._root):
+            path.unlink(missing_ok=True)
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Write down where the charts stand; waits at most ``timeout_s`` seconds."""
@@ -298,12 +324,13 @@ class Watch:
                 "of": self._parts,
                 "wrong_products": self.wrong_products,
             }
+        known_figures = [(name, i) for i, name in enumerate(FIGURES) if np.isfinite(charts.limits.limit[i])]
         return {
             "state": "watching",
             "parts": known.parts,
             "guard": self._guard and known.unlike_from is not None,
             "wrong_products": self.wrong_products,
-            "deviation": {name: round(float(charts.deviation[i]), 4) for i, name in enumerate(FIGURES)},
-            "limit": {name: round(float(charts.limits.limit[i]), 4) for i, name in enumerate(FIGURES)},
+            "deviation": {name: round(float(charts.deviation[i]), 4) for name, i in known_figures},
+            "limit": {name: round(float(charts.limits.limit[i]), 4) for name, i in known_figures},
             "out": [name for i, name in enumerate(FIGURES) if charts.out[i]],
         }

@@ -19,7 +19,8 @@ from lineward.daemon.control import NAME, ControlSocket, send
 from lineward.daemon.recipes import Recipes
 from lineward.daemon.watch.chart import Charts
 from lineward.daemon.watch.measure import compare, measure
-from lineward.daemon.watch.reference import Key, ReferenceFileError, Sample, commission, load, save
+from lineward.daemon.watch.reference import Key, Sample, commission
+from lineward.daemon.watch.reference_file import ReferenceFileError, load, save
 
 if TYPE_CHECKING:
     from pathlib import Path

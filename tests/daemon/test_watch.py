@@ -19,7 +19,8 @@ from lineward.daemon.loop import inspect
 from lineward.daemon.triggers import Part
 from lineward.daemon.watch.chart import MEMORY_PARTS, Charts, learn
 from lineward.daemon.watch.measure import compare, measure
-from lineward.daemon.watch.reference import ReferenceFileError, key_of, load
+from lineward.daemon.watch.reference import key_of
+from lineward.daemon.watch.reference_file import ReferenceFileError, load
 from lineward.daemon.watch.watcher import Watch
 from lineward.daemon.watch.words import when
 from lineward.drivers.camera import Frame
@@ -202,21 +203,57 @@ def test_a_restart_goes_on_where_the_charts_stood(tmp_path: Path) -> None:
         assert second.raised()["brightness"] == text
 
 
-def test_promoting_another_model_or_a_reset_begins_anew(station: Station, tmp_path: Path) -> None:
-    """Rule: what is normal belongs to product, model and camera settings, and a person can have it learnt again."""
+def test_a_promotion_hides_no_drift_and_learns_the_scores_of_its_model(station: Station, tmp_path: Path) -> None:
+    """Rule: pictures are watched across a promotion and a rollback; only scores that are not known are learnt."""
+    station.run(300, view=View(exposure=0.7))
+    text, old = station.raised()["brightness"], station.recipe
+    station.use(replace(old, model=replace(old.model, sha256="cd" * 32)))
+    surer = replace(PASS, confidence=PASS.confidence / 2)
+    station.run(1, view=View(exposure=0.7), verdict=surer)
+    assert station.raised()["brightness"] == text
+    assert "confidence" not in station.watch.stats()["limit"]
+    station.run(PARTS, view=View(exposure=0.7), verdict=surer)
+    wait_until(lambda: "confidence" in station.watch.stats()["limit"], what="the scores to be learnt")
+    station.run(PARTS, view=View(exposure=0.7), verdict=surer)
+    assert list(station.raised()) == ["brightness"]
+    wait_until(key_of(station.recipe).file(tmp_path).exists, what="the file of the promoted model")
+    station.use(old)
+    station.run(1, view=View(exposure=0.7))
+    assert "confidence" in station.watch.stats()["limit"]
+    assert "brightness" in station.raised()
+    station.run(MEMORY_PARTS, view=View(exposure=0.7), verdict=surer)
+    assert "mean confidence" in station.raised()["scores"]
+
+
+def test_scores_that_are_not_learnt_yet_outlive_a_restart_as_such(station: Station, tmp_path: Path) -> None:
+    """Rule: a restart in the middle of learning the scores begins to learn them again, and loses no picture's chart."""
+    promoted = replace(station.recipe, model=replace(station.recipe.model, sha256="cd" * 32))
+    station.use(promoted)
+    station.run(10)
+    station.close()
+    assert json.loads(key_of(promoted).file(tmp_path).read_text())["figures"]["confidence"]["limit"] is None
+    with closing(Station(tmp_path)) as again:
+        again.use(promoted)
+        again.run(1)
+        assert "brightness" in again.watch.stats()["limit"]
+        assert "confidence" not in again.watch.stats()["limit"]
+
+
+def test_a_reset_or_other_camera_settings_begin_anew(station: Station, tmp_path: Path) -> None:
+    """Rule: what is normal belongs to product and camera settings, and a person can have it learnt again."""
     station.run(300, view=View(exposure=0.7))
     old = station.recipe
-    promoted = replace(old, model=replace(old.model, sha256="cd" * 32))
-    station.use(promoted)
+    station.use(replace(old, settings={"ExposureTime": 900}))
     station.see(picture(1))
     assert station.watch.stats()["state"] == "commissioning"
     assert station.raised() == {}
     station.use(old)
+    station.use(replace(old, model=replace(old.model, sha256="cd" * 32)))
     station.see(picture(1))
     assert station.watch.stats()["state"] == "watching"
     assert station.watch.reset()
     assert station.watch.stats() == {"state": "commissioning", "parts": 0, "of": PARTS, "wrong_products": 0}
-    wait_until(lambda: not key_of(old).file(tmp_path).exists(), what="the old file to go")
+    wait_until(lambda: not key_of(old).files(tmp_path), what="the old files to go")
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"format": 2}'])
