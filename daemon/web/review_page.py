@@ -17,6 +17,8 @@ from lineward.daemon.web.pictures import MOST_VECTORS
 from lineward.daemon.web.shell import button, div, frame, picture, picture_url, say, set_source, text
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from lineward.daemon.label_records import Part
     from lineward.daemon.web.people import Person
     from lineward.daemon.web.shell import Page
@@ -108,15 +110,12 @@ class Desk:
                             text(key, "lw-key", "kbd")
                             text(does, "lw-muted")
         self._overlay.set_visibility(False)
-        # Buttons keep the focus after a click; keys must go on working then.
-        ui.keyboard(on_key=self._key, repeating=False, ignore=["input", "select", "textarea"])
+        ui.on("lw_key", self._key)
         ui.timer(SYNC_S, self._sync, immediate=False)
 
     def _button(self, name: str, key: str, icon: str, classes: str, decision: str) -> ui.button:
-        async def act(person: Person) -> None:
-            await self._decide(person, decision)
-
-        return button(f"{name} ({key})", icon, self._page.action("technician", act), f"lw-decide {classes}")
+        made = button(f"{name} ({key})", icon, None, f"lw-decide {classes}")
+        return _on_shown(made, lambda image: self._page.action("technician", self._decide)(decision, image))
 
     # ---- what is shown
 
@@ -216,33 +215,32 @@ class Desk:
 
     # ---- what a person does
 
-    async def _key(self, event: events.KeyEventArguments) -> None:
-        if not event.action.keydown or event.modifiers.ctrl or event.modifiers.alt or event.modifiers.meta:
-            return
-        key = str(event.key.name).lower()
+    async def _key(self, event: events.GenericEventArguments) -> None:
+        key, image = str(event.args["key"]).lower(), str(event.args["image"])
         action = self._page.action
         if self._choosing and key == "escape":
             self._end_choice()
         elif self._choosing and (key == "enter" or (key.isdecimal() and 0 < int(key) <= len(self._types))):
-            await action("technician", self._fail)("" if key == "enter" else self._types[int(key) - 1])
+            await action("technician", self._fail)("" if key == "enter" else self._types[int(key) - 1], image)
         elif key in {"p", "f", "s"}:
-            await action("technician", self._decide)({"p": PASS, "f": FAIL, "s": SKIP}[key])
+            await action("technician", self._decide)({"p": PASS, "f": FAIL, "s": SKIP}[key], image)
         elif key == "u":
             await action("technician", self._undo)()
         elif key == "h":
             self._turn_heat()
 
-    async def _decide(self, person: Person, decision: str) -> None:
-        if decision == FAIL:
+    async def _decide(self, person: Person, decision: str, image: str) -> None:
+        if decision != FAIL:
+            await self._give(person, decision, "", image)
+        elif self._now is not None and self._now[0].image == image:
             self._begin_choice()
-        else:
-            await self._give(person, decision, "")
 
-    async def _fail(self, person: Person, defect_type: str) -> None:
-        await self._give(person, FAIL, defect_type)
+    async def _fail(self, person: Person, defect_type: str, image: str) -> None:
+        await self._give(person, FAIL, defect_type, image)
 
-    async def _give(self, person: Person, decision: str, defect_type: str) -> None:
-        if self._now is None or self._busy:
+    async def _give(self, person: Person, decision: str, defect_type: str, image: str) -> None:
+        """Label the part in force, if it is the one that the person saw: a second press is not for the next part."""
+        if self._now is None or self._busy or self._now[0].image != image:
             return
         self._busy = True
         part, purpose = self._now
@@ -285,16 +283,20 @@ class Desk:
         with self._choice:
             text("Which defect?", "lw-h3", "h3")
             for number, name in enumerate(self._types, 1):
-                button(f"{number} {name}", None, lambda _=None, name=name: action("technician", self._fail)(name))
-            button("Enter: not named", None, lambda: action("technician", self._fail)(""))
+                self._type_button(f"{number} {name}", name)
+            self._type_button("Enter: not named", "")
             new = ui.input("New defect (N)").props('dense outlined maxlength=40 aria-label="Name of a new defect"')
             new.classes("lw-new-type")
 
             async def add(person: Person) -> None:
-                await self._give(person, FAIL, clean_type(new.value or ""))
+                if self._now is not None:  # the choice is closed when another part is shown
+                    await self._give(person, FAIL, clean_type(new.value or ""), self._now[0].image)
 
             new.on("keydown.enter", action("technician", add))
         self._choice.classes(add="lw-open")
+
+    def _type_button(self, title: str, name: str) -> None:
+        _on_shown(button(title, None, None), lambda image: self._page.action("technician", self._fail)(name, image))
 
     def _end_choice(self) -> None:
         self._choosing = False
@@ -309,3 +311,13 @@ class Desk:
         self._overlay.set_visibility(self._heat and self._now is not None)
         if self._heat and self._now is not None:
             set_source(self._overlay, picture_url(self._now[0].image, ""), "")
+
+
+def _on_shown(made: ui.button, act: Callable[[str], Awaitable[None]]) -> ui.button:
+    """Let a click act on the picture that the person sees at that moment."""
+
+    async def clicked(event: events.GenericEventArguments) -> None:
+        await act(str(event.args))
+
+    made.on("click", clicked, js_handler="() => emit(lineward.shown())")
+    return made

@@ -83,7 +83,7 @@ def make_app(config: Config) -> Guard:
         tailwind=False,
         show_welcome_message=False,
         storage_secret=secrets.token_urlsafe(32),
-        reconnect_timeout=5.0,
+        reconnect_timeout=20.0,  # a page on a busy box that missed its ping must not start from the beginning
     )
     only_own_clients(core.sio, shell.OWNERS.get)
     return Guard(

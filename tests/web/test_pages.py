@@ -72,7 +72,7 @@ def press(page: Any, key: str) -> None:
 
 
 def open_queue(page: Any, url: str, queue: Queue) -> None:
-    page.goto(f"{url}/review?product={queue.product}")
+    page.goto(f"{url}/review?product={queue.product}", wait_until="commit")
     page.wait_for_selector(".lw-part[src]")
     page.wait_for_function("window.did_handshake === true")
 
@@ -228,6 +228,57 @@ def connections(port: int) -> int:
     """Count the connections to a port of this machine, as `ss` would."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
+
+
+def test_a_key_is_for_the_part_that_can_be_seen(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
+    """Rule: a key or click while the next picture is on the way, and a second press, label nothing."""
+    held: list[Any] = []
+    with browser.page(own.url, "tom") as page:
+        page.route(f"**/picture/{queue.image(1)}/view", lambda route: held.append(route))  # noqa: PLW0108 - it wants a function
+        open_queue(page, own.url, queue)
+        pressed = "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'p', bubbles: true}))"
+        page.evaluate(f"for (let i = 0; i < 3; i++) {pressed}")
+        page.wait_for_function(f"image => {SHOWN}.includes(image)", arg=queue.image(1))
+        page.keyboard.press("p")
+        page.click("text=Skip (S)")
+        page.keyboard.press("h")  # handled after the two before it
+        page.wait_for_selector(".lw-heat", state="attached")
+        wait_until(lambda: held, 10, "the picture is asked for")
+        page.wait_for_function("document.querySelector('.lw-heat').getAttribute('src')")
+        assert store.counts(queue.product) == {"labelled": 1, "new": 11}
+        for route in held:
+            route.continue_()
+        page.wait_for_function("document.querySelector('.lw-part').complete")
+        press(page, "p")
+    assert {part.image for part in store.parts(queue.product, status=LABELLED)} == {queue.image(0), queue.image(1)}
+
+
+def test_an_open_page_goes_on_after_the_server_was_away(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
+    """Rule: a key pressed meanwhile labels the part that was seen or none, and the page works again by itself."""
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
+        press(page, "p")
+        own.kill()
+        page.keyboard.press("p")
+        own.start()
+        page.wait_for_function("window.did_handshake === true && window.lineward && lineward.shown() !== ''")
+        wait_until(lambda: labels_one_more(page, store, queue), 60, "a key is obeyed again")
+    labelled = [part.image for part in store.parts(queue.product, status=LABELLED)]
+    assert {queue.image(0), queue.image(1)} <= set(labelled) <= set(map(queue.image, range(3)))
+
+
+def labels_one_more(page: Any, store: LabelStore, queue: Queue) -> bool:
+    """Press a key once on what is shown; tell whether that part was labelled."""
+    try:
+        image = page.evaluate("lineward.shown()")
+        page.keyboard.press("p")
+    except Exception:  # noqa: BLE001 - the page is just being loaded again
+        return False
+    return image != "" and any(part.image == image for part in store.parts(queue.product, status=LABELLED))
 
 
 def test_quick_hands_get_no_part_twice(own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue) -> None:

@@ -1,4 +1,4 @@
-// Zoom, pan and fetching ahead; everything else is in the server. No request leaves this machine.
+// Zoom, pan, keys and fetching ahead; everything else is in the server. No request leaves this machine.
 (() => {
   "use strict";
   document.documentElement.lang = "en";
@@ -54,6 +54,12 @@
   document.addEventListener("dragstart", (event) => { if (event.target.closest?.(".lw-viewer")) event.preventDefault(); });
   document.addEventListener("dblclick", (event) => { if (event.target.closest?.(".lw-viewer")) whole(); });
   document.addEventListener("click", (event) => { if (event.target.closest?.(".lw-whole")) whole(); });
+  // A decision is on the part that can be seen: while its picture is on the way it is on none.
+  const shown = () => {
+    const picture = document.querySelector(".lw-part");
+    const found = picture?.complete && picture.getAttribute("src")?.match(/^\/picture\/([^/]+)\//);
+    return found ? decodeURIComponent(found[1]) : "";
+  };
   const newType = () => document.querySelector(".lw-types.lw-open .lw-new-type input");
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && event.target === newType()) event.target.blur();
@@ -64,9 +70,11 @@
     else if (event.key === "n" && newType()) { event.preventDefault(); newType().focus(); }
     // A button that was clicked keeps the focus; Enter in the choice of a defect must not press it again.
     else if (event.key === "Enter" && document.querySelector(".lw-types.lw-open") && event.target.closest?.(".lw-decide")) event.preventDefault();
+    if (!event.repeat && document.querySelector(".lw-desk")) emitEvent("lw_key", { key: event.key, image: shown() });
   });
   window.lineward = {
     whole,
+    shown,
     prefetch: (urls) => {
       for (const url of urls) if (!ahead.has(url)) { const image = new Image(); image.src = url; ahead.set(url, image); }
       while (ahead.size > 24) ahead.delete(ahead.keys().next().value);
