@@ -7,6 +7,7 @@ help. Docs/decisions/0013 has what was measured.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lineward import __version__
 from lineward.images import read_image
-from lineward.models.backbone import EfficientNetLite0
+from lineward.models.backbone import LITE0_SHA256, EfficientNetLite0
 from lineward.models.bundle import load_bundle, save_bundle
 from lineward.models.cache import trim_cache
 from lineward.models.calibrate import choose_thresholds, fit_platt
@@ -34,7 +35,7 @@ from lineward.models.incremental import compare_with_parent, read_training_set, 
 from lineward.models.manifest import draft_manifest
 from lineward.models.metrics import calibration_error, measure
 from lineward.models.prepare import prepare
-from lineward.models.quick import TrainReport, prepare_features, silent, training_warnings
+from lineward.models.quick import Prepared, TrainReport, prepare_features, silent, training_warnings
 from lineward.models.records import Risk
 from lineward.models.verdict import decide
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lineward.models.dataset import Dataset
     from lineward.models.features import FeatureTensors, Source
     from lineward.models.fit import QuickModel
     from lineward.models.prepare import InputSpec
@@ -106,7 +108,7 @@ class TunedNet:
         return graph.affine(scaled, weight[:, None], np.array([self.bias], np.float32), hint="tuned_head")
 
 
-def train_full(
+def train_full(  # noqa: PLR0915 - one step after the other
     data: Path,
     out: Path,
     *,
@@ -182,6 +184,7 @@ def train_full(
             backbone, prepared.spec, dataset.sources, Path(scratch), list(FLIPS), threads, _stage(report, "maps")
         )
         device = tail.pick_device()
+        checkpoint = _checkpoint(cache, dataset, prepared, seed, tuning_s)
         trained, epochs = tail.tune(
             tail.start(backbone.tensors, device=device),
             maps,
@@ -192,11 +195,12 @@ def train_full(
             progress=_stage(report, "tune"),
             device=device,
             probe=_probe,
+            checkpoint=checkpoint,
         )
         tensors, head, bias = tail.to_numpy(trained)
         net = TunedNet(backbone, prepared.spec, tensors, head, bias, trained, device)
-        tuned = np.asarray(tail.scores(trained, maps[0], np.flatnonzero(held), device=device))
-        model, figures = weigh(quick, net, tuned, held, labels, prepared.groups, asked, seed)
+        scores = np.asarray(tail.scores(trained, maps[0], np.flatnonzero(held), device=device))
+        model, figures = weigh(quick, net, scores, held, labels, prepared.groups, asked, seed)
         manifest = draft_manifest(
             dataset,
             prepared.spec,
@@ -240,11 +244,20 @@ def train_full(
         if parent:
             manifest = compare_with_parent(manifest, parent, dataset, said, judged=held)
         sha256 = save_bundle(out, graph, manifest)
+        checkpoint.unlink(missing_ok=True)
         remember_training_set(cache, dataset)
         trim_cache(cache, {source.digest for source in dataset.sources})
     return TrainReport(
         out, sha256, manifest, perf_counter() - started, (*dataset.warnings, *training_warnings(manifest))
     )
+
+
+def _checkpoint(cache: Path, dataset: Dataset, prepared: Prepared, seed: int, tuning_s: float) -> Path:
+    """Name the file that a killed tuning goes on from: the same for the same images, parts, recipe and time only."""
+    parts = hashlib.sha256(prepared.groups.tobytes()).hexdigest()
+    recipe = f"{__version__}|{LITE0_SHA256}|{prepared.spec.model_dump_json()}|{seed}|{tuning_s}"
+    key = hashlib.sha256(f"{dataset.digest}|{parts}|{recipe}".encode()).hexdigest()[:24]
+    return cache / "tuning" / f"{key}.pt"
 
 
 def _stage(report: Progress, name: str) -> Callable[[int, int], None]:
@@ -355,13 +368,19 @@ def _early_maps(  # noqa: PLR0917 - numbers and places
     model = graph.model("early", __version__).SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     shape = (len(views), len(sources), early.channels, early.height, early.width)
-    maps: NDArray[np.float16] = (
-        np.memmap(scratch / "early.maps", np.float16, "w+", shape=shape) if scratch else np.empty(shape, np.float16)
-    )
+    maps: NDArray[np.float16] = np.empty(shape, np.float16) if scratch is None else _unnamed(scratch, shape)
     for index, source in enumerate(sources):
         image = prepare(read_image(source.path), spec)
         batch = np.stack([np.flip(image, FLIPS[view]) if FLIPS[view] else image for view in views])
         maps[:, index] = session.run(["early"], {"image": batch})[0]
         if (index + 1) % 16 == 0 or index + 1 == len(sources):
             progress(index + 1, len(sources))
+    return maps
+
+
+def _unnamed(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
+    """Map a file that has no name any more: a killed training must not leave a gigabyte behind."""
+    path = folder / "early.maps"
+    maps = np.memmap(path, np.float16, "w+", shape=shape)
+    path.unlink()
     return maps

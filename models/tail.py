@@ -7,7 +7,10 @@ This file alone imports torch.
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import pickle
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -17,9 +20,11 @@ import torch
 from torch.nn import functional
 
 from lineward.models.backbone import BATCH_NORM_EPSILON, blocks, same_padding
+from lineward.models.features import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -31,6 +36,8 @@ SMOOTHING = 0.05
 EMA = 0.98
 WARM_UP_STEPS = 20
 LEAST_EPOCHS, MOST_EPOCHS = 2, 20
+PLANNED_AT = 8
+"""Step at which the epochs are planned, by the time that the steps took."""
 
 _FIXED = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -125,6 +132,7 @@ def tune(
     progress: Callable[[int, int], None],
     device: str,
     probe: Callable[[NDArray[np.float32], NDArray[np.bool_]], tuple[NDArray[np.float32], float]],
+    checkpoint: Path | None = None,
 ) -> tuple[Tail, int]:
     """Fit the head on frozen features first, then tune everything; returns the averaged weights and the epochs.
 
@@ -138,6 +146,8 @@ def tune(
         How long tuning may take; the epochs follow from the time of the first steps.
     probe
         Fits a linear head on standardised features: weight ``(d,)`` and bias.
+    checkpoint
+        Written after every epoch. If it is there, tuning goes on behind its epoch, for as many as were planned then.
     """
     generator = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -155,6 +165,9 @@ def tune(
     total, step, began, measured = MOST_EPOCHS * per_epoch, 0, perf_counter(), 0.0
     share = max(float(labels[chosen].mean()), 1e-3)
     heavier = torch.tensor((1 - share) / share, device=device).sqrt()
+    run = _Run(tail, average, optimizer, generator)
+    if checkpoint:
+        step, total = run.load(checkpoint) or (step, total)
     while step < total:
         order = generator.permutation(chosen)
         for begin in range(0, len(order), BATCH):
@@ -176,12 +189,60 @@ def tune(
             _follow(average, tail, min(EMA, step / (step + 10)))
             if step == 3:
                 began = perf_counter()  # the first steps choose algorithms and allocate
-            elif step == 8 or (step > 8 and step % per_epoch == 0):
+            elif step == PLANNED_AT or (step > PLANNED_AT and step % per_epoch == 0):
                 measured = (perf_counter() - began) / (step - 3)
                 fitting = int(seconds / measured / per_epoch)
-                total = min(max(fitting, LEAST_EPOCHS), MOST_EPOCHS) * per_epoch if step == 8 else total
+                total = min(max(fitting, LEAST_EPOCHS), MOST_EPOCHS) * per_epoch if step == PLANNED_AT else total
             progress(min(step, total), total)
+        if checkpoint and step >= PLANNED_AT:
+            run.save(checkpoint, step, total)
     return average, math.ceil(step / per_epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Everything that changes from step to step, and how it is kept and found again."""
+
+    tail: Tail
+    average: Tail
+    optimizer: Any
+    generator: np.random.Generator
+
+    def _tensors(self) -> list[Any]:
+        nets = (self.tail, self.average)
+        return [part for net in nets for part in (*net.trainable(), net.centre, net.spread)]
+
+    def save(self, path: Path, step: int, planned: int) -> None:
+        """Write it whole or not at all."""
+        state = {
+            "step": step,
+            "planned": planned,
+            "generator": json.dumps(self.generator.bit_generator.state),
+            "tensors": [tensor.detach() for tensor in self._tensors()],
+            "optimizer": self.optimizer.state_dict(),
+        }
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        write_whole(path, stream.getvalue())
+
+    def load(self, path: Path) -> tuple[int, int] | None:
+        """Return steps done and planned; None, and nothing changed, when there is no file or it is of no use."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            found, tensors = state["tensors"], self._tensors()
+            fits = [tuple(new.shape) for new in found] == [tuple(old.shape) for old in tensors]
+            known = json.loads(state["generator"])
+            step, planned, optimizer = int(state["step"]), int(state["planned"]), state["optimizer"]
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError):
+            return None
+        if not fits:
+            return None
+        with torch.no_grad():
+            for old, new in zip(tensors, found, strict=True):
+                old.copy_(new)
+        self.optimizer.load_state_dict(optimizer)
+        self.generator.bit_generator.state = known
+        return step, planned
 
 
 def _follow(average: Tail, tail: Tail, keep: float) -> None:
