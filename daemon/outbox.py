@@ -18,6 +18,39 @@ MOST_REMEMBERED = 4096
 """Answers of this process whose end is known; an older one is late."""
 
 
+class Spans:
+    """Numbers that come in rising order and leave in the same order, as spans: a day of them is a few."""
+
+    def __init__(self) -> None:
+        self._spans: deque[list[int]] = deque()  # first and last of each
+
+    def add(self, number: int) -> None:
+        """Take in a number; it is above all others."""
+        if self._spans and self._spans[-1][1] == number - 1:
+            self._spans[-1][1] = number
+        else:
+            self._spans.append([number, number])
+
+    def take(self, number: int) -> bool:
+        """Tell whether a number is among them, and let go of it and of all below."""
+        while self._spans and self._spans[0][1] < number:
+            self._spans.popleft()
+        if not self._spans or self._spans[0][0] > number:
+            return False
+        self._spans[0][0] = number + 1
+        if self._spans[0][0] > self._spans[0][1]:
+            self._spans.popleft()
+        return True
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._spans.clear()
+
+    def __len__(self) -> int:
+        """Return the number of spans: what they cost."""
+        return len(self._spans)
+
+
 class Outbox:
     """Walks through the unacknowledged rows of a ledger. For the thread that sends, except `expect` and `look_again`.
 
@@ -33,7 +66,7 @@ class Outbox:
         self._behind = True
         self._rereads = 0
         self._in_flight: set[int] = set()
-        self._told: set[int] = set()
+        self._told = Spans()
 
     # ---- told by whoever makes the results
 
@@ -103,8 +136,8 @@ class Outbox:
         while self._rows or self._read():
             row = self._rows.popleft()
             if row.seq not in self._in_flight:
-                late = time.monotonic() > self._useful_until_s.get(row.seq, float("-inf")) and row.seq not in self._told
-                self._told.discard(row.seq)
+                told = self._told.take(row.seq)
+                late = not told and time.monotonic() > self._useful_until_s.get(row.seq, float("-inf"))
                 return row.seq, mark_late(row.payload) if late else row.payload
         return None
 
