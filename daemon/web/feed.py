@@ -83,6 +83,7 @@ class Snapshot:
     broker: str = ""
     product: str = ""
     model: str = ""
+    watch: dict[str, Any] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
 
     @property
@@ -230,6 +231,7 @@ class Feed:
             broker=self._broker_words(),
             product=str(state.get("product") or (rows[0].product if rows else "")),
             model=str(state.get("model") or ""),
+            watch=_table(stats, "watch"),
             troubles=troubles,
         )
 

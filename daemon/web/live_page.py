@@ -11,6 +11,7 @@ from nicegui import ui
 
 from lineward.daemon.label_records import LABELLED
 from lineward.daemon.web import words
+from lineward.daemon.web.health_card import HealthCard
 from lineward.daemon.web.shell import div, frame, picture_url, set_source, text
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class Live:
         text("Alarms", "lw-h2", "h2")
         self._alarms = div("lw-alarms")
         self._said: list[tuple[str, str]] | None = None
+        text("Pictures", "lw-h2", "h2")
+        self._health = HealthCard()
         text("Latest parts", "lw-h2", "h2")
         with div("lw-strip"):
             self._strip = [_Chip() for _ in range(STRIP)]
@@ -144,6 +147,7 @@ class Live:
                         text(said)
                 if not alarms:
                     text("None. All is well.", "lw-muted")
+        self._health.show(now.watch)
         for number, chip in enumerate(self._strip):
             chip.show(now.answers[number] if number < len(now.answers) else None)
 
