@@ -363,7 +363,8 @@ def mqtt_page() -> str:
                         (
                             "Image health: `state` (`off`, `waiting`, `commissioning` with `parts` of `of`, "
                             "`watching`), `guard`, `wrong_products`, and by figure the `deviation` of its slow mean "
-                            "from commissioning, the `limit`, and which are `out`."
+                            "from commissioning, the `limit`, and which are `out`. The scores of a model "
+                            "that was just promoted are missing until they are learnt."
                         ),
                     ),
                 ],
