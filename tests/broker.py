@@ -96,6 +96,8 @@ class Heard:
     retain: bool
     expiry_s: int | None
     at_s: float
+    dup: bool = False
+    """Whether the broker says that it has sent this before: it had not heard that we have it."""
 
     @property
     def json(self) -> Any:
@@ -129,7 +131,7 @@ class Subscriber:
     def _hear(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         expiry = getattr(message.properties, "MessageExpiryInterval", None)
         topic = message.topic.removeprefix(self._base + "/")
-        self.heard.append(Heard(topic, message.payload, message.retain, expiry, time.monotonic()))
+        self.heard.append(Heard(topic, message.payload, message.retain, expiry, time.monotonic(), message.dup))
 
     def on(self, topic: str) -> list[Heard]:
         return [heard for heard in self.heard if heard.topic == topic]

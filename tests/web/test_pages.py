@@ -86,6 +86,7 @@ def test_no_page_has_a_serious_accessibility_fault(served: ReviewPage, browser: 
             page.goto(served.url + path)
             page.wait_for_function("window.did_handshake === true")
             if path == "/review":
+                page.wait_for_function("window.lineward && lineward.shown() !== ''")
                 page.keyboard.press("f")
                 page.wait_for_selector(".lw-types.lw-open")
             result = Axe().run(page).response
