@@ -68,13 +68,13 @@ def press(page: Any, key: str) -> None:
     """Press a key and wait for the next picture."""
     before = page.evaluate(SHOWN)
     page.keyboard.press(key)
-    page.wait_for_function(f"before => {SHOWN} !== before", arg=before)
+    page.wait_for_function(f"before => {SHOWN} !== before && lineward.shown() !== ''", arg=before)
 
 
 def open_queue(page: Any, url: str, queue: Queue) -> None:
     page.goto(f"{url}/review?product={queue.product}", wait_until="commit")
-    page.wait_for_selector(".lw-part[src]")
     page.wait_for_function("window.did_handshake === true")
+    page.wait_for_function("window.lineward && lineward.shown() !== ''")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
