@@ -19,6 +19,8 @@ from tests.broker import wait_until
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tests.broker import Subscriber
+
 LINEWARD = Path(sys.executable).with_name("lineward")
 BASE = "lineward/plant/line1/cam1"
 LONG = os.environ.get("LINEWARD_LONG") == "1"
@@ -246,3 +248,11 @@ class Line(Service):
         camera = self.camera_pid()
         assert camera is not None
         return memory_mb(self.pid) + memory_mb(camera)
+
+
+def heard_in_order(hear: Subscriber, rows: list[dict[str, Any]]) -> None:
+    """Everything that the broker acknowledged arrives here, each row once and in order; what it did not, waits."""
+    acknowledged = {row["seq"] for row in rows if row["acked"]}
+    wait_until(lambda: acknowledged <= set(hear.seqs()), 10, "what the broker has is heard")
+    assert hear.seqs() == [row["seq"] for row in rows][: len(hear.seqs())]
+    assert len(rows) - len(acknowledged) <= 2, "a stop waits for the broker's word"
