@@ -18,6 +18,7 @@ from lineward.models.local import GRIDS, fit_local
 from lineward.models.metrics import auroc, calibration_error, detection_at
 from lineward.models.patches import fit_patches
 from lineward.models.verdict import Decision, decide
+from lineward.models.workers import workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,10 +128,11 @@ class QuickModel:
         distance = self.anomaly(self.space(scaled))
         scores = {name: head.score(self.space, scaled) for name, head in self.heads.items()}
         scores["anomaly"] = np.log1p(distance)
-        scores["patch"] = np.array([self.patches.score(image) for image in store.patches(sources)])
-        for name, model in self.locals.items():
-            cells = (store.cells(source, deep=GRIDS[name]) for source in sources)
-            scores[name] = np.array([model.score(image) for image in cells])
+        with workers(store.threads, "judge") as pool:
+            patches = pool.map(lambda source: self.patches.score(store.cells(source, deep=False)), sources)
+            scores["patch"] = np.array(list(patches))
+            for name, model in self.locals.items():
+                scores[name] = np.array(list(pool.map(_judge_local(store, model, deep=GRIDS[name]), sources)))
         if self.tuned:
             scores["tuned"] = self.tuned.score(sources)
         return self.platt(self.blend(scores)), self.ranks(distance)
@@ -162,6 +164,10 @@ class QuickModel:
         graph.output("heatmap", heat, ["N", layout.rows, layout.columns])
         if self.types:
             graph.output("defect_type_scores", self.types.append(graph, projected), ["N", len(self.types.names)])
+
+
+def _judge_local(store: FeatureStore, model: LocalModel, *, deep: bool) -> Callable[[Source], float]:
+    return lambda source: model.score(store.cells(source, deep=deep))
 
 
 def fit_quick(
@@ -197,28 +203,33 @@ def fit_quick(
     sources = [item.source for item in items]
     folds = grouped_folds(labels, groups, seed)
     number = int(folds.max()) + 1
-    steps = number + 4
+    steps = number + 5
     scores = {name: np.empty(len(labels)) for name in ("logistic", "kernel")}
     distances = np.empty(len(labels))
-    for fold in range(number):
+
+    def cross(fold: int) -> int:
         inside, outside = folds != fold, folds == fold
-        scaler, space, heads = _fit_heads(pooled[inside], labels[inside], seed)
+        scaler, space, heads, anomaly = _fit_pooled(pooled[inside], labels[inside], seed)
         scaled = scaler(pooled[outside])
         for name, head in heads.items():
             scores[name][outside] = head.score(space, scaled)
-        good = space(scaler(pooled[inside & ~labels]))
-        distances[outside] = fit_anomaly(good)(space(scaled))
-        progress(fold + 1, steps)
+        distances[outside] = anomaly(space(scaled))
+        return fold
+
+    with workers(store.threads, "heads") as pool:
+        whole = pool.submit(_fit_pooled, pooled, labels, seed)
+        for fold in pool.map(cross, range(number)):
+            progress(fold + 1, steps)
+        scaler, space, heads, anomaly = whole.result()
     patches = fit_patches(store, sources, labels, folds, seed)
-    progress(number + 1, steps)
+    progress(number + 2, steps)
     found: dict[str, LocalModel] = {}
     for name, deep in GRIDS.items():
         fitted = fit_local(store, sources, labels, folds, seed, deep=deep)
         found[name], scores[name] = fitted.model, fitted.scores
-        progress(number + 1 + len(found), steps)
+        progress(number + 2 + len(found), steps)
     scores |= {"patch": patches.scores, "anomaly": np.log1p(distances)}
     decided = decide_on_scores(scores, labels, folds, distances, risk)
-    scaler, space, heads = _fit_heads(pooled, labels, seed)
     projected = space(scaler(pooled))
     progress(steps, steps)
     used = decided.blend.centres.keys()
@@ -230,7 +241,7 @@ def fit_quick(
         head_name=decided.name,
         candidates=decided.candidates,
         platt=decided.platt,
-        anomaly=fit_anomaly(projected[~labels]),
+        anomaly=anomaly,
         ranks=decided.ranks,
         patches=patches.model,
         locals={name: model for name, model in found.items() if name in used},
@@ -319,14 +330,15 @@ def _choose(
     return candidates | {STACKED: working_figures(labels, blended)}, blend, fit_platt(blended, labels)
 
 
-def _fit_heads(
+def _fit_pooled(
     pooled: NDArray[np.float32], labels: NDArray[np.bool_], seed: int
-) -> tuple[Scaler, Subspace, dict[str, Head]]:
+) -> tuple[Scaler, Subspace, dict[str, Head], AnomalyModel]:
     scaler = fit_scaler(pooled)
     scaled = scaler(pooled)
     space = fit_subspace(scaled, seed)
     logistic = fit_logistic(space, scaled, labels)
-    return scaler, space, {"logistic": logistic, "kernel": fit_kernel(space, scaled, labels, seed)}
+    heads: dict[str, Head] = {"logistic": logistic, "kernel": fit_kernel(space, scaled, labels, seed)}
+    return scaler, space, heads, fit_anomaly(space(scaled[~labels]))
 
 
 def _fit_blend(scores: dict[str, NDArray[np.float64]], labels: NDArray[np.bool_]) -> Blend:

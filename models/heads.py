@@ -76,15 +76,16 @@ class Subspace:
 
 
 def fit_subspace(scaled: NDArray[np.float32], seed: int) -> Subspace:
-    """Fit a subspace by way of the Gram matrix: there are far fewer images than features."""
+    """Fit a subspace by way of the smaller matrix of products: between images, or between features."""
     rows = scaled
     if len(rows) > MAX_SUPPORT:
         rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), MAX_SUPPORT, replace=False))]
-    gram = (rows @ rows.T).astype(np.float64)
-    values, vectors = np.linalg.eigh(gram)
+    between_images = len(rows) < rows.shape[1]
+    products = rows @ rows.T if between_images else rows.T @ rows
+    values, vectors = np.linalg.eigh(products.astype(np.float64))
     kept = np.flatnonzero(values > 1e-5 * values[-1])[::-1][:LOGISTIC_COMPONENTS]
     values, vectors = values[kept], vectors[:, kept]
-    basis = rows.T @ (vectors / np.sqrt(values)).astype(np.float32)
+    basis = rows.T @ (vectors / np.sqrt(values)).astype(np.float32) if between_images else vectors.astype(np.float32)
     return Subspace(basis, np.sqrt(values / len(rows)))
 
 

@@ -10,13 +10,13 @@ they made good parts under test look more usual than new ones, and showed 0.97 w
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lineward.models.heads import fit_kernel, fit_scaler, fit_subspace, project
+from lineward.models.workers import workers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 GRIDS = {"local": False, "deep": True}
 """Name of a component to whether it looks at the deep grid of the backbone."""
+
+SHARED = 2
+"""Directions that are fitted for all folds together: folds 0, 2 and 4 share those of folds 1 and 3, and the reverse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def fit_local(
     number = int(folds.max()) + 1
     depth = store.layout.deep_depth if deep else store.layout.depth
     scatter = np.zeros((number, depth, depth))
-    with ThreadPoolExecutor(store.threads, thread_name_prefix="local") as pool:
+    with workers(store.threads, "local") as pool:
 
         def products(index: int) -> NDArray[np.float32]:
             cells = store.cells(sources[index], deep=deep)
@@ -103,18 +106,25 @@ def fit_local(
         sound = np.flatnonzero(~labels).tolist()
         for index, product in zip(sound, pool.map(products, sound), strict=True):
             scatter[folds[index]] += product
-        # The last one is fitted on every fold.
-        rotations = [_directions(scatter[np.arange(number) != column].sum(axis=0)) for column in range(number + 1)]
-        features = np.empty((number + 1, len(labels), 3 * depth), np.float32)
+        # Turning patches is most of the work: folds share directions, which none of them has taken part in.
+        apart = [scatter[np.arange(number) % SHARED != part].sum(axis=0) for part in range(SHARED)]
+        rotations = list(pool.map(_directions, [*apart, scatter.sum(axis=0)]))
+        features = np.empty((SHARED + 1, len(labels), 3 * depth), np.float32)
         rows = pool.map(lambda source: local_features(store.cells(source, deep=deep), rotations), sources)
         for index, row in enumerate(rows):
             features[:, index] = row
-    scores = np.empty(len(labels))
-    for fold in range(number):
-        inside = folds != fold
-        model = _fit(rotations[fold], features[fold][inside], labels[inside], seed)
-        scores[~inside] = model.score_features(features[fold][~inside])
-    return LocalFit(_fit(rotations[-1], features[-1], labels, seed), scores)
+        scores = np.empty(len(labels))
+
+        def fit(column: int) -> LocalModel:
+            inside = folds != column  # all of them for the last one
+            turned = column % SHARED if column < number else SHARED
+            model = _fit(rotations[turned], features[turned][inside], labels[inside], seed)
+            if column < number:
+                scores[~inside] = model.score_features(features[turned][~inside])
+            return model
+
+        *_, model = pool.map(fit, range(number + 1))
+    return LocalFit(model, scores)
 
 
 def _fit(

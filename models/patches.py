@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineward.models.workers import workers
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
@@ -123,42 +126,42 @@ def fit_patches(
     if len(chosen) > MAX_DEFECTIVE:
         chosen = sorted(np.random.default_rng(seed).choice(chosen, MAX_DEFECTIVE, replace=False).tolist())
     sound = [index for index, label in enumerate(labels) if not label]
-    number, depth = int(folds.max()) + 1, store.layout.depth
+    number = int(folds.max()) + 1
     sums = _sum_places(store, [sources[index] for index in sound], folds[sound], number)
     # The last one is fitted on every fold; each other one scores the fold that it was not fitted on.
     all_places = [_fit_places(*(part[np.arange(number) != column] for part in sums)) for column in range(number + 1)]
     places = all_places[-1]
-    defective = [places(patches).astype(np.float16) for patches in store.patches([sources[index] for index in chosen])]
-    count, products = np.zeros(number), np.zeros((number, depth, depth))
-    for index, patches in zip(sound, store.patches([sources[index] for index in sound]), strict=True):
-        usual = places(patches)
-        count[folds[index]] += len(usual)
-        products[folds[index]] += usual.T @ usual
-    weights = np.empty((depth, number + 1))  # a column for each fold left out, the last fitted on everything
-    for column in range(number + 1):
-        kept = np.arange(number) != column
-        covariance = products[kept].sum(axis=0) / count[kept].sum()
-        inside = [patches for patches, index in zip(defective, chosen, strict=True) if folds[index] != column]
-        weights[:, column] = _discriminant(_shrunk(covariance), inside)
-    scores = np.empty(len(labels))
-    for index, patches in enumerate(store.patches(sources)):
-        unseen = all_places[folds[index]]
-        scores[index] = _strongest(unseen(patches) @ weights[:, folds[index]].astype(np.float32))
+    with workers(store.threads, "patches") as pool:
+        defective = list(
+            pool.map(lambda index: places(store.cells(sources[index], deep=False)).astype(np.float16), chosen)
+        )
+        count, products = _multiply(store, [sources[index] for index in sound], folds[sound], places, pool)
+
+        def fit(column: int) -> NDArray[np.float32]:
+            kept = np.arange(number) != column
+            covariance = products[kept].sum(axis=0) / count[kept].sum()
+            inside = [patches for patches, index in zip(defective, chosen, strict=True) if folds[index] != column]
+            return _discriminant(_shrunk(covariance), inside).astype(np.float32)
+
+        weights = list(pool.map(fit, range(number + 1)))  # one for each fold left out, the last fitted on everything
+
+        def score(index: int) -> float:
+            fold = int(folds[index])
+            return _strongest(all_places[fold](store.cells(sources[index], deep=False)) @ weights[fold])
+
+        scores = np.array(list(pool.map(score, range(len(labels)))))
     centre, scale = _display_range(scores[~labels])
-    model = PatchModel(places, (weights[:, -1] / scale).astype(np.float32), -centre / scale)
+    model = PatchModel(places, (weights[-1] / scale).astype(np.float32), -centre / scale)
     return PatchFit(model, (scores - centre) / scale)
 
 
 def fit_patch_distance(store: FeatureStore, sources: Sequence[Source], folds: NDArray[np.int64]) -> PatchFit:
     """Fit the distance from good patches alone; all sources are good."""
-    number, depth = int(folds.max()) + 1, store.layout.depth
+    number = int(folds.max()) + 1
     sums = _sum_places(store, sources, folds, number)
     all_places = [_fit_places(*(part[np.arange(number) != column] for part in sums)) for column in range(number + 1)]
-    count, products = np.zeros(number), np.zeros((number, depth, depth))
-    for fold, patches in zip(folds, store.patches(sources), strict=True):
-        usual = all_places[-1](patches)
-        count[fold] += len(usual)
-        products[fold] += usual.T @ usual
+    with workers(store.threads, "patches") as pool:
+        count, products = _multiply(store, sources, folds, all_places[-1], pool)
     models = []
     for column, places in enumerate(all_places):
         kept = np.arange(number) != column
@@ -183,6 +186,23 @@ def _sum_places(
     return first, second, np.bincount(folds, minlength=number).astype(np.float64)
 
 
+def _multiply(
+    store: FeatureStore, sources: Sequence[Source], folds: NDArray[np.int64], places: Places, pool: ThreadPoolExecutor
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Add up the products of standardised patches, ``(depth, depth)``, and count patches, by fold."""
+    number, depth = int(folds.max()) + 1, store.layout.depth
+    count, products = np.zeros(number), np.zeros((number, depth, depth))
+
+    def multiply(source: Source) -> tuple[int, NDArray[np.float32]]:
+        usual = places(store.cells(source, deep=False))
+        return len(usual), usual.T @ usual
+
+    for fold, (cells, product) in zip(folds, pool.map(multiply, sources), strict=True):
+        count[fold] += cells
+        products[fold] += product
+    return count, products
+
+
 def _fit_places(firsts: NDArray[np.float64], seconds: NDArray[np.float64], counts: NDArray[np.float64]) -> Places:
     first, second, n = firsts.sum(axis=0), seconds.sum(axis=0), float(counts.sum())
     mean, square = first / n, second / n
@@ -202,7 +222,8 @@ def _shrunk(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
 def _discriminant(covariance: NDArray[np.float64], defective: Sequence[NDArray[np.float16]]) -> NDArray[np.float64]:
     root = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
     images = [patches.astype(np.float32) for patches in defective]
-    strength = [((patches @ root) ** 2).sum(axis=1) for patches in images]
+    white = (patches @ root for patches in images)
+    strength = [np.einsum("ij,ij->i", each, each) for each in white]
     weight = np.zeros(len(covariance))
     for _ in range(ROUNDS):
         mined = np.concatenate([p[np.argsort(s)[-_few(len(s)) :]] for p, s in zip(images, strength, strict=True)])

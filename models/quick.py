@@ -285,7 +285,8 @@ def prepare_features(
     chosen = sizes[0]
     figures: dict[Size, float] = {}
     if len(sizes) > 1:
-        chosen, figures = choose_size({size: entry[2] for size, entry in found.items()}, labels, groups, seed)
+        features = {size: entry[2] for size, entry in found.items()}
+        chosen, figures = choose_size(features, labels, groups, seed, threads=threads)
     spec, store, pooled = found[chosen]
     return Prepared(spec, store, pooled, groups, {f"{h}x{w}": figure for (h, w), figure in figures.items()})
 

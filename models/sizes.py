@@ -10,6 +10,7 @@ from lineward.images import read_image
 from lineward.models.dataset import grouped_folds
 from lineward.models.heads import fit_kernel, fit_scaler, fit_subspace
 from lineward.models.metrics import auroc, detection_at
+from lineward.models.workers import workers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,7 +58,12 @@ def _multiple(pixels: float) -> int:
 
 
 def choose_size(
-    pooled: Mapping[Size, NDArray[np.float32]], labels: NDArray[np.bool_], groups: NDArray[np.int64], seed: int
+    pooled: Mapping[Size, NDArray[np.float32]],
+    labels: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    seed: int,
+    *,
+    threads: int = 2,
 ) -> tuple[Size, dict[Size, float]]:
     """Compare sizes by a kernel head on inner grouped folds; returns the choice and each one's figure.
 
@@ -67,17 +73,28 @@ def choose_size(
     figures: dict[Size, float] = {}
     best: Size | None = None
     for size, features in pooled.items():
-        scores = np.empty(len(labels))
-        for fold in range(int(folds.max()) + 1):
-            inside = folds != fold
-            scaler = fit_scaler(features[inside])
-            scaled = scaler(features[inside])
-            space = fit_subspace(scaled, seed)
-            head = fit_kernel(space, scaled, labels[inside], seed)
-            scores[~inside] = head.score(space, scaler(features[~inside]))
+        scores = _cross_fitted(features, labels, folds, seed, threads)
         detection = float(np.mean([detection_at(labels, scores, point) for point in WORKING_POINTS]))
         figures[size] = auroc(labels, scores) + detection
         if best is None or figures[size] > figures[best] + MARGIN:
             best = size
     assert best is not None
     return best, figures
+
+
+def _cross_fitted(
+    features: NDArray[np.float32], labels: NDArray[np.bool_], folds: NDArray[np.int64], seed: int, threads: int
+) -> NDArray[np.float64]:
+    scores = np.empty(len(labels))
+
+    def cross(fold: int) -> None:
+        inside = folds != fold
+        scaler = fit_scaler(features[inside])
+        scaled = scaler(features[inside])
+        space = fit_subspace(scaled, seed)
+        head = fit_kernel(space, scaled, labels[inside], seed)
+        scores[~inside] = head.score(space, scaler(features[~inside]))
+
+    with workers(threads, "sizes") as pool:
+        list(pool.map(cross, range(int(folds.max()) + 1)))
+    return scores
