@@ -21,7 +21,7 @@ from lineward.models.graph import Graph
 from lineward.models.prepare import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -220,14 +220,6 @@ class FeatureStore:
                 if progress:
                     progress(start + len(batch), len(sources))
         return pooled
-
-    def patches(self, sources: Sequence[Source]) -> Iterator[NDArray[np.float32]]:
-        """Yield the patches of each image, ``(rows * columns, depth)`` float32, rounded to half precision.
-
-        One image at a time: those of a thousand images would fill 120 MB, those of a large set the memory.
-        """
-        for source in sources:
-            yield self.cells(source, deep=False)
 
     def cells(self, source: Source, *, deep: bool) -> NDArray[np.float32]:
         """Return the patches ``(cells, depth)`` of one image, of the deep grid or of the fine one; any thread."""

@@ -18,7 +18,7 @@ from lineward.models.local import GRIDS, fit_local
 from lineward.models.metrics import auroc, calibration_error, detection_at
 from lineward.models.patches import fit_patches
 from lineward.models.verdict import Decision, decide
-from lineward.models.workers import workers
+from lineward.models.workers import each, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -129,10 +129,12 @@ class QuickModel:
         scores = {name: head.score(self.space, scaled) for name, head in self.heads.items()}
         scores["anomaly"] = np.log1p(distance)
         with workers(store.threads, "judge") as pool:
-            patches = pool.map(lambda source: self.patches.score(store.cells(source, deep=False)), sources)
-            scores["patch"] = np.array(list(patches))
-            for name, model in self.locals.items():
-                scores[name] = np.array(list(pool.map(_judge_local(store, model, deep=GRIDS[name]), sources)))
+            scorers: dict[str, tuple[Callable[[NDArray[np.float32]], float], bool]] = {
+                "patch": (self.patches.score, False),
+                **{name: (model.score, GRIDS[name]) for name, model in self.locals.items()},
+            }
+            for name, (score, deep) in scorers.items():
+                scores[name] = np.array(each(pool, _on_cells(store, score, deep=deep), sources))
         if self.tuned:
             scores["tuned"] = self.tuned.score(sources)
         return self.platt(self.blend(scores)), self.ranks(distance)
@@ -166,8 +168,10 @@ class QuickModel:
             graph.output("defect_type_scores", self.types.append(graph, projected), ["N", len(self.types.names)])
 
 
-def _judge_local(store: FeatureStore, model: LocalModel, *, deep: bool) -> Callable[[Source], float]:
-    return lambda source: model.score(store.cells(source, deep=deep))
+def _on_cells(
+    store: FeatureStore, score: Callable[[NDArray[np.float32]], float], *, deep: bool
+) -> Callable[[Source], float]:
+    return lambda source: score(store.cells(source, deep=deep))
 
 
 def fit_quick(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineward.models.heads import fit_kernel, fit_scaler, fit_subspace, project
-from lineward.models.workers import workers
+from lineward.models.workers import each, sum_by_fold, workers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,8 @@ def fit_local(
     """Fit directions and head once without each fold and once on everything; two passes over the patches."""
     number = int(folds.max()) + 1
     depth = store.layout.deep_depth if deep else store.layout.depth
-    scatter = np.zeros((number, depth, depth))
+    features = np.empty((SHARED + 1, len(labels), 3 * depth), np.float32)
+    scores = np.empty(len(labels))
     with workers(store.threads, "local") as pool:
 
         def products(index: int) -> NDArray[np.float32]:
@@ -103,17 +104,15 @@ def fit_local(
             cells -= cells.mean(axis=0)
             return cells.T @ cells
 
-        sound = np.flatnonzero(~labels).tolist()
-        for index, product in zip(sound, pool.map(products, sound), strict=True):
-            scatter[folds[index]] += product
+        scatter = sum_by_fold(pool, products, np.flatnonzero(~labels), folds)
         # Turning patches is most of the work: folds share directions, which none of them has taken part in.
         apart = [scatter[np.arange(number) % SHARED != part].sum(axis=0) for part in range(SHARED)]
         rotations = list(pool.map(_directions, [*apart, scatter.sum(axis=0)]))
-        features = np.empty((SHARED + 1, len(labels), 3 * depth), np.float32)
-        rows = pool.map(lambda source: local_features(store.cells(source, deep=deep), rotations), sources)
-        for index, row in enumerate(rows):
-            features[:, index] = row
-        scores = np.empty(len(labels))
+
+        def describe(index: int) -> None:
+            features[:, index] = local_features(store.cells(sources[index], deep=deep), rotations)
+
+        each(pool, describe, range(len(labels)))
 
         def fit(column: int) -> LocalModel:
             inside = folds != column  # all of them for the last one

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineward.models.workers import workers
+from lineward.models.workers import each, sum_by_fold, workers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     from numpy.typing import NDArray
@@ -125,17 +125,21 @@ def fit_patches(
     chosen = [index for index, label in enumerate(labels) if label]
     if len(chosen) > MAX_DEFECTIVE:
         chosen = sorted(np.random.default_rng(seed).choice(chosen, MAX_DEFECTIVE, replace=False).tolist())
-    sound = [index for index, label in enumerate(labels) if not label]
+    sound = np.flatnonzero(~labels)
     number = int(folds.max()) + 1
-    sums = _sum_places(store, [sources[index] for index in sound], folds[sound], number)
-    # The last one is fitted on every fold; each other one scores the fold that it was not fitted on.
-    all_places = [_fit_places(*(part[np.arange(number) != column] for part in sums)) for column in range(number + 1)]
-    places = all_places[-1]
+
+    def read(index: int) -> NDArray[np.float32]:
+        return store.cells(sources[index], deep=False)
+
     with workers(store.threads, "patches") as pool:
-        defective = list(
-            pool.map(lambda index: places(store.cells(sources[index], deep=False)).astype(np.float16), chosen)
-        )
-        count, products = _multiply(store, [sources[index] for index in sound], folds[sound], places, pool)
+        all_places = _fit_all_places(read, sound, folds, pool)
+        places = all_places[-1]
+
+        def standardise(index: int) -> NDArray[np.float16]:
+            return places(read(index)).astype(np.float16)
+
+        defective = each(pool, standardise, chosen)
+        count, products = _multiply(read, places, sound, folds, pool)
 
         def fit(column: int) -> NDArray[np.float32]:
             kept = np.arange(number) != column
@@ -147,9 +151,9 @@ def fit_patches(
 
         def score(index: int) -> float:
             fold = int(folds[index])
-            return _strongest(all_places[fold](store.cells(sources[index], deep=False)) @ weights[fold])
+            return _strongest(all_places[fold](read(index)) @ weights[fold])
 
-        scores = np.array(list(pool.map(score, range(len(labels)))))
+        scores = np.array(each(pool, score, range(len(labels))))
     centre, scale = _display_range(scores[~labels])
     model = PatchModel(places, (weights[-1] / scale).astype(np.float32), -centre / scale)
     return PatchFit(model, (scores - centre) / scale)
@@ -158,53 +162,73 @@ def fit_patches(
 def fit_patch_distance(store: FeatureStore, sources: Sequence[Source], folds: NDArray[np.int64]) -> PatchFit:
     """Fit the distance from good patches alone; all sources are good."""
     number = int(folds.max()) + 1
-    sums = _sum_places(store, sources, folds, number)
-    all_places = [_fit_places(*(part[np.arange(number) != column] for part in sums)) for column in range(number + 1)]
+    everything = np.arange(len(sources))
+
+    def read(index: int) -> NDArray[np.float32]:
+        return store.cells(sources[index], deep=False)
+
     with workers(store.threads, "patches") as pool:
-        count, products = _multiply(store, sources, folds, all_places[-1], pool)
-    models = []
-    for column, places in enumerate(all_places):
-        kept = np.arange(number) != column
-        covariance = _shrunk(products[kept].sum(axis=0) / count[kept].sum())
-        whiten = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
-        models.append(PatchDistance(places, whiten, 0.0, 1.0))
-    scores = np.array([models[f].score(patches) for f, patches in zip(folds, store.patches(sources), strict=True)])
+        all_places = _fit_all_places(read, everything, folds, pool)
+        count, products = _multiply(read, all_places[-1], everything, folds, pool)
+        models = []
+        for column, places in enumerate(all_places):
+            kept = np.arange(number) != column
+            covariance = _shrunk(products[kept].sum(axis=0) / count[kept].sum())
+            whiten = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
+            models.append(PatchDistance(places, whiten, 0.0, 1.0))
+
+        def score(index: int) -> float:
+            return models[int(folds[index])].score(read(index))
+
+        scores = np.array(each(pool, score, range(len(sources))))
     centre, scale = _display_range(scores)
     final = PatchDistance(models[-1].places, models[-1].whiten, centre, scale)
     return PatchFit(final, (scores - centre) / scale)
 
 
-def _sum_places(
-    store: FeatureStore, sources: Sequence[Source], folds: NDArray[np.int64], number: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Add up values and squares at each place, and count images, by fold."""
-    shape = (number, store.layout.rows * store.layout.columns, store.layout.depth)
-    first, second = np.zeros(shape), np.zeros(shape)
-    for patches, fold in zip(store.patches(sources), folds, strict=True):
-        first[fold] += patches
-        second[fold] += patches**2
-    return first, second, np.bincount(folds, minlength=number).astype(np.float64)
+def _fit_all_places(
+    read: Callable[[int], NDArray[np.float32]],
+    sound: NDArray[np.int64],
+    folds: NDArray[np.int64],
+    pool: ThreadPoolExecutor,
+) -> list[Places]:
+    """Fit what is usual at each place without each fold, and last on every fold."""
+
+    def squares(index: int) -> NDArray[np.float32]:
+        patches = read(index)
+        return np.stack([patches, patches**2])
+
+    number = int(folds.max()) + 1
+    sums = sum_by_fold(pool, squares, sound, folds)
+    counts = np.bincount(folds[sound], minlength=number)
+
+    def fit(column: int) -> Places:
+        kept = np.arange(number) != column
+        first, second = sums[kept].sum(axis=0)
+        return _fit_places(first, second, int(counts[kept].sum()))
+
+    return list(pool.map(fit, range(number + 1)))
 
 
 def _multiply(
-    store: FeatureStore, sources: Sequence[Source], folds: NDArray[np.int64], places: Places, pool: ThreadPoolExecutor
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Add up the products of standardised patches, ``(depth, depth)``, and count patches, by fold."""
-    number, depth = int(folds.max()) + 1, store.layout.depth
-    count, products = np.zeros(number), np.zeros((number, depth, depth))
+    read: Callable[[int], NDArray[np.float32]],
+    places: Places,
+    sound: NDArray[np.int64],
+    folds: NDArray[np.int64],
+    pool: ThreadPoolExecutor,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Count patches and add up their products ``(depth, depth)``, standardised, by fold."""
 
-    def multiply(source: Source) -> tuple[int, NDArray[np.float32]]:
-        usual = places(store.cells(source, deep=False))
-        return len(usual), usual.T @ usual
+    def multiply(index: int) -> NDArray[np.float32]:
+        usual = places(read(index))
+        return usual.T @ usual
 
-    for fold, (cells, product) in zip(folds, pool.map(multiply, sources), strict=True):
-        count[fold] += cells
-        products[fold] += product
-    return count, products
+    counts = np.bincount(folds[sound], minlength=int(folds.max()) + 1) * len(places.mean)
+    return counts, sum_by_fold(pool, multiply, sound, folds)
 
 
-def _fit_places(firsts: NDArray[np.float64], seconds: NDArray[np.float64], counts: NDArray[np.float64]) -> Places:
-    first, second, n = firsts.sum(axis=0), seconds.sum(axis=0), float(counts.sum())
+def _fit_places(first: NDArray[np.float64], second: NDArray[np.float64], n: int) -> Places:
+    """Fit on the sums of values and of squares at each place over ``n`` images."""
     mean, square = first / n, second / n
     frame_mean, frame_square = mean.mean(axis=0), square.mean(axis=0)
     own = n / (n + PRIOR_IMAGES)

@@ -37,12 +37,13 @@ def test_a_second_training_computes_nothing(tmp_path: Path) -> None:
     """Features are kept by content: they come back the same when the image files are gone, under any name."""
     items = sources(tmp_path)
     first = store(tmp_path).extract(items)
-    patches = list(store(tmp_path).patches(items))
+    patches = [store(tmp_path).cells(item, deep=False) for item in items]
     for item in items:
         item.path.unlink()
     renamed = [Source(Path("elsewhere.png"), item.digest) for item in items]
     assert (store(tmp_path).extract(renamed) == first).all()
-    assert all((a == b).all() for a, b in zip(patches, store(tmp_path).patches(renamed), strict=True))
+    again = [store(tmp_path).cells(item, deep=False) for item in renamed]
+    assert all((a == b).all() for a, b in zip(patches, again, strict=True))
 
 
 def test_layout_is_what_comes_out(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_layout_is_what_comes_out(tmp_path: Path) -> None:
     pooled = made.extract(sources(tmp_path))
     assert pooled.shape == (3, 8064)
     assert (made.layout.rows, made.layout.columns) == (4, 4)
-    assert next(made.patches(sources(tmp_path))).shape == (16, made.layout.depth)
+    assert made.cells(sources(tmp_path)[0], deep=False).shape == (16, made.layout.depth)
     channels = pooled.reshape(3, -1)
     assert np.isfinite(channels).all()
     assert not np.allclose(channels[0], channels[1])
