@@ -125,6 +125,8 @@ def find_labels(dataset: Dataset) -> Iterator[Finding]:
 def find_files(dataset: Dataset) -> Iterator[Finding]:
     """Find mixed sizes, channels and bit depths."""
     facts = [(item.file, item.facts) for item in dataset.items if item.facts]
+    if not facts:
+        return
     sizes = Counter((fact.width, fact.height) for _, fact in facts)
     (width, height), _ = sizes.most_common(1)[0]
     large = [name for name, fact in facts if fact.width * fact.height > max(LARGE_PIXELS, 8 * width * height)]

@@ -247,9 +247,7 @@ def train_full(  # noqa: PLR0915 - one step after the other
         checkpoint.unlink(missing_ok=True)
         remember_training_set(cache, dataset)
         trim_cache(cache, {source.digest for source in dataset.sources})
-    return TrainReport(
-        out, sha256, manifest, perf_counter() - started, (*dataset.warnings, *training_warnings(manifest))
-    )
+    return TrainReport(out, sha256, manifest, perf_counter() - started, training_warnings(dataset, manifest))
 
 
 def _checkpoint(cache: Path, dataset: Dataset, prepared: Prepared, seed: int, tuning_s: float) -> Path:

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bundle import load_bundle, save_bundle
 from lineward.models.cache import trim_cache
+from lineward.models.check_set import find_files
 from lineward.models.dataset import DatasetError
 from lineward.models.duplicates import group_near_duplicates
 from lineward.models.evaluate import milliseconds
@@ -39,7 +40,7 @@ from lineward.models.records import (
 from lineward.models.sizes import candidate_sizes, choose_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -236,9 +237,7 @@ def train_quick(
         sha256 = save_bundle(out, graph, manifest)
         remember_training_set(cache, dataset)
         trim_cache(cache, {source.digest for source in dataset.sources})
-    return TrainReport(
-        out, sha256, manifest, perf_counter() - started, (*dataset.warnings, *training_warnings(manifest))
-    )
+    return TrainReport(out, sha256, manifest, perf_counter() - started, training_warnings(dataset, manifest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,9 +305,12 @@ def silent(_stage: str, _done: int, _total: int) -> None:
     """Report no progress."""
 
 
-def training_warnings(manifest: Manifest) -> Sequence[str]:
-    """Say what the data does not support, and whether the model may be promoted."""
-    said = [] if manifest.risk.supported else [manifest.risk.text]
+def training_warnings(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
+    """Say what is odd about the files, what the data does not support, and whether the model may be promoted."""
+    said = list(dataset.warnings)
+    odd = (found for found in find_files(dataset) if found.level != "ok" and found.id != "channels")  # said by the set
+    said += [found.text for found in odd]
+    said += [] if manifest.risk.supported else [manifest.risk.text]
     if not manifest.promotable:
         said.append(f"not promotable: {manifest.not_promotable}")
-    return said
+    return tuple(said)
