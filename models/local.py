@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 GRIDS = {"local": False, "deep": True}
 """Name of a component to whether it looks at the deep grid of the backbone."""
 
-SHARED = 2
-"""Directions that are fitted for all folds together: folds 0, 2 and 4 share those of folds 1 and 3, and the reverse."""
-
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
@@ -95,7 +92,7 @@ def fit_local(
     """Fit directions and head once without each fold and once on everything; two passes over the patches."""
     number = int(folds.max()) + 1
     depth = store.layout.deep_depth if deep else store.layout.depth
-    features = np.empty((SHARED + 1, len(labels), 3 * depth), np.float32)
+    features = np.empty((number + 1, len(labels), 3 * depth), np.float32)
     scores = np.empty(len(labels))
     with workers(store.threads, "local") as pool:
 
@@ -105,9 +102,9 @@ def fit_local(
             return cells.T @ cells
 
         scatter = sum_by_fold(pool, products, np.flatnonzero(~labels), folds)
-        # Turning patches is most of the work: folds share directions, which none of them has taken part in.
-        apart = [scatter[np.arange(number) % SHARED != part].sum(axis=0) for part in range(SHARED)]
-        rotations = list(pool.map(_directions, [*apart, scatter.sum(axis=0)]))
+        # The last one is fitted on every fold.
+        apart = [scatter[np.arange(number) != column].sum(axis=0) for column in range(number + 1)]
+        rotations = list(pool.map(_directions, apart))
 
         def describe(index: int) -> None:
             features[:, index] = local_features(store.cells(sources[index], deep=deep), rotations)
@@ -116,10 +113,9 @@ def fit_local(
 
         def fit(column: int) -> LocalModel:
             inside = folds != column  # all of them for the last one
-            turned = column % SHARED if column < number else SHARED
-            model = _fit(rotations[turned], features[turned][inside], labels[inside], seed)
+            model = _fit(rotations[column], features[column][inside], labels[inside], seed)
             if column < number:
-                scores[~inside] = model.score_features(features[turned][~inside])
+                scores[~inside] = model.score_features(features[column][~inside])
             return model
 
         *_, model = pool.map(fit, range(number + 1))

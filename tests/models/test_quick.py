@@ -5,9 +5,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lineward.drivers.simulated import write_dataset
+from lineward.drivers.simulation.scene import Renderer
 from lineward.models.bundle import BundleError, load_manifest
 from lineward.models.dataset import DatasetError
 from lineward.models.quick import train_quick
+from lineward.models.session import Session
+from lineward.models.verdict import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +54,18 @@ def test_it_learns(trained: TrainReport) -> None:
     """Plain spots and scratches are told from plain plates by models that never saw the part."""
     assert trained.manifest.holdout.auroc is not None
     assert trained.manifest.holdout.auroc > 0.9
+
+
+def test_new_good_parts_are_judged_as_the_folds_said(tmp_path: Path) -> None:
+    """The model in use has seen every image, a fold's model some: neither may find new good parts more usual."""
+    scene = {"width": 320, "height": 256}
+    data = write_dataset(tmp_path / "data", n_good=60, n_defect=24, **scene)
+    made = train_quick(data, tmp_path / "made.lward", product="bracket")
+    session, renderer = Session(made.model), Renderer(**scene)
+    new = [session.judge(renderer.render(1000 + number, defect="none", severity=None)[0]) for number in range(40)]
+    promised = made.manifest.holdout.false_reject_rate.high
+    assert promised is not None
+    assert sum(verdict.decision is Decision.FAIL for verdict in new) <= 40 * promised
 
 
 def test_manifest_tells_where_it_comes_from(trained: TrainReport) -> None:

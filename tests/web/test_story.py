@@ -80,7 +80,7 @@ def share(rows: list[dict[str, Any]], verdict: str) -> float:
     return sum(row["verdict"] == verdict for row in rows) / len(rows)
 
 
-@pytest.mark.timeout(600 if LONG else 240)
+@pytest.mark.timeout(600)
 def test_a_new_defect_is_labelled_learnt_promoted_and_caught(
     base: Path, tmp_path: Path, services: list[Service], browser: Chromium
 ) -> None:
@@ -107,7 +107,7 @@ def test_a_new_defect_is_labelled_learnt_promoted_and_caught(
     line.start()
     page_.start()
     with browser.page(page_.url, "tom") as page:
-        page.set_default_timeout(90_000)
+        page.set_default_timeout(180_000)
         page.wait_for_selector(".lw-alarm:has-text('Perhaps a new kind of defect')")
         label_some(page, page_, line, belt)
         before = line.rows()
