@@ -8,10 +8,10 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lineward.daemon import allocator
 from lineward.daemon.line import STOP_DRAIN_S, Line
@@ -19,17 +19,25 @@ from lineward.daemon.loop import inspect
 from lineward.daemon.reload import Reloader, answer_nobody
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from lineward.daemon.config import Config
     from lineward.daemon.health import Health
     from lineward.daemon.reload import Answer
 
+T = TypeVar("T")
+
 log = logging.getLogger("lineward.run")
 
 SWITCH_S = 0.0005
 """How long the MQTT thread may keep Python's lock while the loop waits for it; Python's own 5 ms is a deadline lost."""
+
+SIGN_S = 1.0
+"""How often systemd hears that the model is still being loaded."""
+
+LOADING_S = 600.0
+"""After so long it hears nothing more, and takes the start for failed: a disk that hangs is not only slow."""
 
 
 def run(
@@ -72,7 +80,7 @@ def run(
         loading = stack.enter_context(ThreadPoolExecutor(1, "load-model")).submit(line.recipes.prepare, line.recipe)
         line.start()
         line.source.open()  # the camera process starts while the model loads
-        recipe = loading.result()
+        recipe = patiently(loading, lambda: line.systemd.alive(lambda: "loading the model"))
         line.use(recipe)
         allocator.settle()
         if path is not None and reloads is not None:
@@ -93,6 +101,25 @@ def run(
         inspect(line.source, line.answers, review=line.review, heart=line, alarms=line.alarms, watch=line.watch)
         line.drain_s = STOP_DRAIN_S if stop.is_set() else drain_s
         return line.health
+
+
+def patiently(work: Future[T], alive: Callable[[], None], *, sign_s: float = SIGN_S, most_s: float = LOADING_S) -> T:
+    """Wait for work in another thread and give signs of life meanwhile: a slow disk is no start that failed.
+
+    Parameters
+    ----------
+    sign_s, most_s
+        Seconds between two signs, and after which there are no more of them; the work is waited for all the same.
+
+    Raises
+    ------
+    Exception
+        Whatever the work raised.
+    """
+    until = time.monotonic() + most_s
+    while not wait([work], timeout=sign_s).done and time.monotonic() < until:
+        alive()
+    return work.result()
 
 
 @contextmanager

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lineward.daemon.notify import PATIENCE_S, Systemd
+from lineward.daemon.service import patiently
+from lineward.models.bundle import BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +77,37 @@ def test_before_ready_it_asks_for_time_instead(manager, tmp_path):
     systemd.alive(lambda: "waiting for the camera")
     (lines,) = manager.heard()
     assert lines == [f"EXTEND_TIMEOUT_USEC={PATIENCE_S * 1e6:.0f}", "STATUS=waiting for the camera"]
+
+
+def test_a_model_that_loads_slowly_is_no_failed_start(manager, tmp_path):
+    """Rule: signs of life while the model loads, none for one that never ends, and what it raised comes through."""
+    systemd = connect(manager, tmp_path)
+    heard: list[list[str]] = []
+    release = threading.Event()
+
+    def sign() -> None:
+        manager.now += 1.0
+        systemd.alive(lambda: "loading the model")
+        heard.extend(manager.heard())
+        if len(heard) == 3:
+            release.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert patiently(pool.submit(lambda: release.wait(30)), sign, sign_s=0.01)
+        assert heard[0] == [f"EXTEND_TIMEOUT_USEC={PATIENCE_S * 1e6:.0f}", "STATUS=loading the model"]
+        release.clear()
+        hung = pool.submit(release.wait, 30)
+        ended = threading.Timer(0.5, release.set)
+        ended.start()
+        count = len(heard)
+        assert patiently(hung, sign, sign_s=0.01, most_s=0.0)
+        assert len(heard) == count
+        with pytest.raises(BundleError, match="cannot be used"):
+            patiently(pool.submit(refuse), sign, sign_s=0.01)
+
+
+def refuse() -> None:
+    raise BundleError("m.lward: cannot be used")
 
 
 def test_ready_is_said_once(manager, tmp_path):
