@@ -67,6 +67,8 @@ class Row:
     seconds: float
     ms: float
     input: str
+    judged: list[tuple[float, bool]]
+    """Probability and truth of each test image: splits are put together for one ECE with more images in each bin."""
 
 
 def outer_split(dataset: Dataset, seed: int) -> tuple[list[int], list[int]]:
@@ -175,12 +177,13 @@ def run_split(dataset: Dataset, name: str, size: str, tier: str, *, seed: int, c
             kept=float(_kept(report.manifest.risk, said)),
             seconds=report.seconds,
             ms=ms,
+            judged=list(zip(probabilities.tolist(), labels.tolist(), strict=True)),
         )
     ]
     if tier == "quick":
         nan = float("nan")
         found = nearest_good(dataset, chosen, outside, cache, spec)
-        rows.append(Row(**common, tier="nearest good", auroc=found[0], det2=found[1], det5=found[2], ece=nan, ece_floor=nan, review=nan, errors=nan, false_reject=nan, escape=nan, kept=nan, seconds=nan, ms=nan))  # type: ignore[arg-type]  # fmt: skip # noqa: E501
+        rows.append(Row(**common, tier="nearest good", auroc=found[0], det2=found[1], det5=found[2], ece=nan, ece_floor=nan, review=nan, errors=nan, false_reject=nan, escape=nan, kept=nan, seconds=nan, ms=nan, judged=[]))  # type: ignore[arg-type]  # fmt: skip # noqa: E501
     return rows
 
 
@@ -213,8 +216,8 @@ def table(rows: list[Row]) -> list[str]:
     for row in rows:
         cases[row.set, row.size, row.tier].append(row)
     lines = [
-        "| set | training | tier | splits | " + " | ".join(NUMBERS) + " |",
-        "| --- " * (4 + len(NUMBERS)) + "|",
+        "| set | training | tier | splits | " + " | ".join(NUMBERS) + " | ece, splits together |",
+        "| --- " * (5 + len(NUMBERS)) + "|",
     ]
     for (name, size, tier), found in cases.items():
         cells = []
@@ -226,8 +229,14 @@ def table(rows: list[Row]) -> list[str]:
                 cells.append(f"{np.median(values):.1f}")
             else:
                 cells.append(f"{values.mean():.3f} ± {values.std():.3f}")
+        judged = [pair for row in found for pair in row.judged]
+        cells.append(f"{calibration_error(*_columns(judged)):.3f}" if judged else "-")
         lines.append(f"| {name} | {size} | {tier} | {len(found)} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _columns(judged: list[tuple[float, bool]]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    return np.array([truth for _, truth in judged], bool), np.array([probability for probability, _ in judged])
 
 
 def run_types(dataset: Dataset, name: str, seed: int, cache: Path) -> list[dict[str, object]]:
@@ -333,7 +342,8 @@ def main() -> None:
             for size in asked.sizes.split(","):
                 for tier in asked.tiers.split(","):
                     rows += run_split(dataset, name, size, tier, seed=seed, cache=asked.cache)
-                    print(json.dumps(asdict(rows[-1 if tier != "quick" else -2])), file=sys.stderr, flush=True)
+                    done = rows[-1 if tier != "quick" else -2]
+                    print(json.dumps(asdict(done) | {"judged": len(done.judged)}), file=sys.stderr, flush=True)
     if asked.json:
         print(json.dumps({"rows": [asdict(row) for row in rows], "types": types}))
         return
