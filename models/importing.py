@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil
 from pathlib import Path
@@ -15,35 +15,31 @@ import numpy as np
 import onnx
 import onnxruntime
 from scipy.special import expit
-from scipy.stats import mannwhitneyu
 
 from lineward import __version__
 from lineward.images import SUFFIXES, read_image
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bundle import save_bundle
-from lineward.models.calibrate import Platt, Ranks, choose_thresholds, fit_platt, fit_ranks
-from lineward.models.dataset import DatasetError, grouped_folds, read_dataset, split_holdout
+from lineward.models.dataset import DatasetError, read_dataset
 from lineward.models.duplicates import group_near_duplicates
 from lineward.models.evaluate import milliseconds
 from lineward.models.features import FeatureStore
 from lineward.models.foreign import ForeignModelError
+from lineward.models.foreign_calibration import Fitted, Heard, calibrated, hear, uncalibrated
 from lineward.models.foreign_file import read_foreign
-from lineward.models.metrics import auroc, calibration_error, measure, rate
+from lineward.models.metrics import measure
 from lineward.models.prepare import InputSpec
 from lineward.models.records import (
     DIGEST_DIGITS,
-    Bands,
-    CalibrationRecord,
     DataRecord,
     Manifest,
     ModelRecord,
     ParityRecord,
-    Promise,
     Risk,
 )
 from lineward.models.session import Session
 from lineward.models.verdict import decide
-from lineward.models.wrapping import Calibration, heat_blocks, wrap
+from lineward.models.wrapping import Calibration, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,9 +56,6 @@ PARITY_LIMIT = 1e-3
 """Largest difference of a probability between the original under ONNX Runtime and the bundle."""
 MAX_SAMPLES = 200
 """Pictures of `--samples` that are judged twice; more would only take time."""
-HOLDOUT_SHARE = 0.3
-UNCALIBRATED = Bands(pass_below=0.1, fail_from=0.9, review_anomaly_from=1.0)
-"""Without labelled images only the clearest scores become a pass or a fail."""
 UNCALIBRATED_REASON = "its confidence was never calibrated, because it was imported without labelled images"
 
 
@@ -169,18 +162,18 @@ def import_model(
             raise DatasetError(f"{data}: no defective images to calibrate with; give good ones alone as --samples")
     files = [item.source.path for item in dataset.items] if dataset else []
     pictures = [*files, *(_pictures(samples) if samples else [])]
-    foreign, heard = _hear(foreign, pictures, lambda done: report("original", done, len(pictures)))
+    foreign, heard = hear(foreign, pictures, lambda done: report("original", done, len(pictures)))
     warnings: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lineward-import-") as scratch:
         if dataset is not None:
             groups = _groups(dataset, cache_dir or Path(scratch), report)
-            fitted = _calibrated(foreign, dataset, groups, heard, risk=risk or Risk(), seed=seed)
+            fitted = calibrated(foreign, dataset, groups, heard, risk=risk or Risk(), seed=seed)
             warnings += dataset.warnings
             warnings.append(
                 "the figures hold only if the model was not trained on these images, which an import cannot know"
             )
         else:
-            fitted = _uncalibrated(foreign, declared, heard)
+            fitted = uncalibrated(foreign, declared, heard)
             warnings.append(
                 "not calibrated, for want of labelled images: its confidence means nothing yet and most parts will go "
                 "to review; import it again with --data before it judges"
@@ -236,151 +229,9 @@ def _groups(dataset: Dataset, cache: Path, report: Progress) -> NDArray[np.int64
     return group_near_duplicates(pooled, dataset.groups, dataset.labels)
 
 
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """What the original said: ``scores``, and of its maps ``peaks`` and ``middles`` ``(n,)``, and ``blocks``."""
-
-    scores: NDArray[np.float64]
-    peaks: NDArray[np.float64]
-    middles: NDArray[np.float64]
-    blocks: list[NDArray[np.float64] | None]
-
-
-def _hear(foreign: Foreign, pictures: Sequence[Path], progress: Callable[[int], None]) -> tuple[Foreign, _Heard]:
-    """Judge pictures with the original; of its maps only what is compared later is kept."""
-    rows: list[tuple[float, float, float]] = []
-    blocks: list[NDArray[np.float64] | None] = []
-    for done, file in enumerate(pictures, 1):
-        score, _, anomaly_map = foreign.run(read_image(file), str(file))
-        peak = middle = 0.0
-        if anomaly_map is not None:
-            foreign = replace(foreign, map_size=(anomaly_map.shape[0], anomaly_map.shape[1]))
-            peak, middle = float(anomaly_map.max()), float(np.median(anomaly_map))
-        rows.append((score, peak, middle))
-        blocks.append(None if anomaly_map is None else _block_maxima(foreign, anomaly_map))
-        progress(done)
-    scores, peaks, middles = np.array(rows, np.float64).T
-    return foreign, _Heard(scores, peaks, middles, blocks)
-
-
-def _block_maxima(foreign: Foreign, anomaly_map: NDArray[np.float64]) -> NDArray[np.float64]:
-    side, rows, columns = heat_blocks(foreign)
-    whole = np.full((rows * side, columns * side), -np.inf)
-    whole[: anomaly_map.shape[0], : anomaly_map.shape[1]] = anomaly_map
-    return np.asarray(whole.reshape(rows, side, columns, side).max(axis=(1, 3)), np.float64)
-
-
-# ---- calibration
-
-
-@dataclass(frozen=True, slots=True)
-class _Fitted:
-    calibration: Calibration
-    record: CalibrationRecord
-    promise: Promise
-    train: NDArray[np.int64] | None = None
-    held: NDArray[np.int64] | None = None
-    groups: int = 0
-
-
-def _calibrated(
-    foreign: Foreign,
-    dataset: Dataset,
-    groups: NDArray[np.int64],
-    heard: _Heard,
-    *,
-    risk: Risk,
-    seed: int,
-) -> _Fitted:
-    """Fit calibration and thresholds on one side of a split by parts; the other side gives the figures."""
-    labels = dataset.labels
-    n = len(labels)
-    scores, peaks, middles = heard.scores[:n], heard.peaks[:n], heard.middles[:n]
-    _refuse_reversed(foreign, labels, scores)
-    train, held = split_holdout(labels, groups, HOLDOUT_SHARE, seed)
-    marks, values = labels[train], scores[train]
-    folds = grouped_folds(marks, groups[train], seed)
-    probabilities = np.empty(len(train))
-    for fold in range(int(folds.max()) + 1):
-        inside = folds != fold
-        probabilities[~inside] = fit_platt(values[inside], marks[inside])(values[~inside])
-    thresholds, promise = choose_thresholds(probabilities, marks, risk)
-    good = ~marks
-    is_anomaly = foreign.kind == "anomaly"
-    calibration = Calibration(
-        platt=fit_platt(values, marks),
-        ranks=fit_ranks(values[good]) if is_anomaly else None,
-        **_heat(peaks[train][good], middles[train][good]),
-        bands=Bands(
-            pass_below=thresholds.pass_below,
-            fail_from=thresholds.fail_from,
-            review_anomaly_from=thresholds.review_anomaly_from if is_anomaly else 1.0,
-        ),
-    )
-    record = CalibrationRecord(
-        n=len(train),
-        folds=int(folds.max()) + 1,
-        defect_share=float(marks.mean()),
-        ece=calibration_error(marks, probabilities),
-    )
-    return _Fitted(calibration, record, promise, train, held, len(set(groups.tolist())))
-
-
-def _refuse_reversed(foreign: Foreign, labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> None:
-    if np.ptp(scores) == 0:
-        raise ForeignModelError(
-            f"{foreign.path}: gives {scores[0]:.3g} for every image of --data; --scaling, --colour or --layout is not "
-            "what it was trained with"
-        )
-    area = auroc(labels, scores)
-    if area < 0.5 and mannwhitneyu(scores[labels], scores[~labels], alternative="less").pvalue < 0.01:
-        what = "the score may be higher for better parts" if foreign.kind == "anomaly" else "check --classes and --good"
-        raise ForeignModelError(
-            f"{foreign.path}: puts good images above defective ones (AUROC {area:.2f} over {len(labels)} images); "
-            f"{what}, or the scaling is not the one it was trained with"
-        )
-
-
-def _uncalibrated(foreign: Foreign, declared: Declaration, heard: _Heard) -> _Fitted:
-    slope, offset, ranks = 1.0, 0.0, None
-    if foreign.kind == "anomaly":
-        if declared.threshold is None:
-            raise ForeignModelError(
-                f"{foreign.path}: from which score on is a part defective? give its maker's limit with --threshold, "
-                "better labelled images with --data"
-            )
-        width = float(heard.scores.std()) or abs(declared.threshold) / 4 or 1.0
-        slope, offset = 1 / width, -declared.threshold / width
-        ranks = Ranks(np.array([declared.threshold - width, declared.threshold + width]), np.array([0.0, 1.0]))
-    calibration = Calibration(
-        platt=Platt(slope, offset), ranks=ranks, **_heat(heard.peaks, heard.middles), bands=UNCALIBRATED
-    )
-    none = rate(0, 0)
-    promise = Promise(
-        asked=Risk(),
-        false_reject=none,
-        escape=none,
-        review_good=none,
-        kept=False,
-        supported=False,
-        text="nothing is promised: imported without labelled images",
-    )
-    return _Fitted(calibration, CalibrationRecord(n=0, folds=0, defect_share=0.0, ece=0.0), promise)
-
-
-def _heat(peaks: NDArray[np.float64], middles: NDArray[np.float64]) -> dict[str, float]:
-    """Place the heat-map at 0.5 where one good image in 20 gets to."""
-    centre = float(np.quantile(peaks, 0.95))
-    width = (centre - float(np.median(middles))) / 4
-    return {"heat_centre": centre, "heat_width": max(width, 1e-6 * abs(centre), 1e-9)}
-
-
-# ---- parity and manifest
-
-
 def _compare(
     calibration: Calibration,
-    heard: _Heard,
+    heard: Heard,
     verdicts: Sequence[Verdict],
 ) -> ParityRecord:
     """Compare the bundle with the original run by ONNX Runtime and calibrated in numpy, picture by picture."""
@@ -399,7 +250,7 @@ def _compare(
 
 def _manifest(
     foreign: Foreign,
-    fitted: _Fitted,
+    fitted: Fitted,
     dataset: Dataset | None,
     *,
     product: str,

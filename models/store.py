@@ -8,47 +8,53 @@
     <root>/models/<product>/current             the version that judges, below it those before it, newest first
 
 `current` is replaced in one step, so a reader sees the old or the new one, and it is its own history: a rollback drops
-the first line. Those who change something take turns by a lock that the kernel frees when a process dies.
+the first line. How files are changed is in `lineward.models.store_files`.
 """
 
 from __future__ import annotations
 
-import fcntl
-import getpass
 import hashlib
-import json
-import os
-import re
-import socket
-import tempfile
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lineward.models.bundle import Bundle, BundleError, load_bundle
+from lineward.models.store_files import (
+    PRODUCT,
+    VERSION,
+    StoreError,
+    append_audit,
+    audit,
+    bundle_path,
+    digest_path,
+    folders,
+    locked,
+    read_pointer,
+    user,
+    write_pointer,
+    write_whole,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import re
+    from pathlib import Path
 
     from lineward.models.records import Manifest
 
-CURRENT = "current"
-AUDIT = "audit.jsonl"
-MAX_HISTORY = 100
-"""Promotions that `current` remembers; the audit keeps all."""
-LOCK_S = 10.0
-"""How long to wait for another process that is changing the store; a promotion takes milliseconds."""
-
-_UNFINISHED = ".storing"
-_PRODUCT = re.compile(r"\w[\w-]{0,63}")
-_VERSION = re.compile(r"\w[\w.+-]{0,63}")
-
-
-class StoreError(BundleError):
-    """The store refuses or cannot do what was asked; the message says why and what to do."""
+__all__ = [
+    "Entry",
+    "StoreError",
+    "add",
+    "audit",
+    "current",
+    "history",
+    "list_models",
+    "not_promotable",
+    "promote",
+    "resolve_model",
+    "rollback",
+    "show",
+    "user",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,7 @@ _SOUND: dict[Path, tuple[int, ...]] = {}
 def _state(path: Path) -> tuple[int, ...] | None:
     """Return what changes when a bundle or its digest is touched; None when one of them is missing."""
     try:
-        found = [file.stat() for file in (path, _digest_path(path))]
+        found = [file.stat() for file in (path, digest_path(path))]
     except OSError:
         return None
     return tuple(value for stat in found for value in (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
@@ -124,28 +130,28 @@ def current(root: Path, product: str) -> Path | None:
 
     It costs one small read, so a running service may call it every second to see a promotion.
     """
-    versions = _pointer(root / "models" / product)
-    return _bundle_path(root, product, versions[0]) if versions else None
+    versions = read_pointer(root / "models" / product)
+    return bundle_path(root, product, versions[0]) if versions else None
 
 
 def history(root: Path, product: str) -> tuple[str, ...]:
     """Return the versions that judged, the present one first; what was rolled back is not among them."""
-    return tuple(_pointer(root / "models" / product))
+    return tuple(read_pointer(root / "models" / product))
 
 
 def list_models(root: Path, product: str | None = None) -> list[Entry]:
     """Return every version in the store, products by name, versions by time of making; each file is verified."""
     models = root / "models"
-    names = [product] if product is not None else sorted(path.name for path in _folders(models))
+    names = [product] if product is not None else sorted(path.name for path in folders(models))
     found: list[Entry] = []
     for name in names:
-        pointer = _pointer(models / name)
+        pointer = read_pointer(models / name)
         entries = [
             _entry(name, path, is_current=path.stem == (pointer[0] if pointer else None))
             for path in sorted((models / name).glob("*.lward"))
         ]
         if pointer and pointer[0] not in {entry.version for entry in entries}:
-            path = _bundle_path(root, name, pointer[0])
+            path = bundle_path(root, name, pointer[0])
             entries.append(Entry(name, pointer[0], path, True, f"{path}: the current model's file is gone", "", None))
         found += sorted(entries, key=lambda entry: (entry.manifest.created if entry.manifest else "", entry.version))
     return found
@@ -159,7 +165,7 @@ def show(root: Path, product: str, version: str | None = None) -> Entry:
     StoreError
         It is not in the store, or nothing is promoted.
     """
-    _check_name("product", product, _PRODUCT)
+    _check_name("product", product, PRODUCT)
     entries = list_models(root, product)
     for entry in entries:
         if entry.current if version is None else entry.version == version:
@@ -183,16 +189,16 @@ def add(root: Path, path: Path, *, who: str | None = None) -> Entry:
     """
     bundle = load_bundle(path)
     product, version = bundle.manifest.product, bundle.manifest.version
-    _check_name("product", product, _PRODUCT, path)
-    _check_name("version", version, _VERSION, path)
-    with _locked(root):
-        goal = _bundle_path(root, product, version)
+    _check_name("product", product, PRODUCT, path)
+    _check_name("version", version, VERSION, path)
+    with locked(root):
+        goal = bundle_path(root, product, version)
         if not _same(goal, bundle):
             goal.parent.mkdir(parents=True, exist_ok=True)
-            _audit(root, "add", product, version, who, sha256=bundle.sha256)
+            append_audit(root, "add", product, version, who, sha256=bundle.sha256)
             # The digest first: a bundle that is there always has one.
-            _write_whole(_digest_path(goal), _digest_line(goal, bundle))
-            _write_whole(goal, bundle.data)
+            write_whole(digest_path(goal), _digest_line(goal, bundle))
+            write_whole(goal, bundle.data)
     return show(root, product, version)
 
 
@@ -215,22 +221,22 @@ def promote(root: Path, product: str, version: str, *, force: bool = False, who:
     BundleError
         There is no such version, its file is not the one that was added, or it is not promotable.
     """
-    _check_name("product", product, _PRODUCT)
-    _check_name("version", version, _VERSION)
-    with _locked(root):
-        path = _bundle_path(root, product, version)
+    _check_name("product", product, PRODUCT)
+    _check_name("version", version, VERSION)
+    with locked(root):
+        path = bundle_path(root, product, version)
         if not path.is_file():
             raise _unknown(root, product, version, list_models(root, product))
         bundle = _verified(path)
         reason = not_promotable(bundle.manifest)
         if reason and not force:
             raise StoreError(f"{path}: not promoted: {reason}; train again, or promote it with --force")
-        versions = _pointer(path.parent)
+        versions = read_pointer(path.parent)
         if versions[:1] != [version]:
             before = versions[0] if versions else None
             extra = {"forced": reason} if reason else {}
-            _audit(root, "promote", product, version, who, before=before, sha256=bundle.sha256, **extra)
-            _write_pointer(path.parent, [version, *versions])
+            append_audit(root, "promote", product, version, who, before=before, sha256=bundle.sha256, **extra)
+            write_pointer(path.parent, [version, *versions])
     return show(root, product, version)
 
 
@@ -242,34 +248,17 @@ def rollback(root: Path, product: str, *, who: str | None = None) -> Entry:
     BundleError
         No version was promoted before this one, or the file of that one is damaged.
     """
-    _check_name("product", product, _PRODUCT)
-    with _locked(root):
+    _check_name("product", product, PRODUCT)
+    with locked(root):
         folder = root / "models" / product
-        versions = _pointer(folder)
+        versions = read_pointer(folder)
         if len(versions) < 2:
             what = f"only {versions[0]} was ever promoted" if versions else "nothing is promoted"
             raise StoreError(f"{folder}: there is nothing to roll back to: {what}")
-        bundle = _verified(_bundle_path(root, product, versions[1]))
-        _audit(root, "rollback", product, versions[1], who, before=versions[0], sha256=bundle.sha256)
-        _write_pointer(folder, versions[1:])
+        bundle = _verified(bundle_path(root, product, versions[1]))
+        append_audit(root, "rollback", product, versions[1], who, before=versions[0], sha256=bundle.sha256)
+        write_pointer(folder, versions[1:])
     return show(root, product)
-
-
-def audit(root: Path) -> list[dict[str, Any]]:
-    """Return the decisions, oldest first; a line that a crash of the machine cut off is left out."""
-    try:
-        lines = (root / "models" / AUDIT).read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            found.append(record)
-    return found
 
 
 def not_promotable(manifest: Manifest) -> str:
@@ -277,52 +266,6 @@ def not_promotable(manifest: Manifest) -> str:
     if manifest.promotable:
         return ""
     return manifest.not_promotable or "its own training marked it as not promotable"
-
-
-def user() -> str:
-    """Return who is logged in, also behind sudo, with the machine's name."""
-    name = os.environ.get("SUDO_USER")
-    if not name:
-        try:
-            name = getpass.getuser()
-        except (KeyError, OSError):  # a container's user without an entry in /etc/passwd
-            name = str(os.getuid())
-    return f"{name}@{socket.gethostname()}"
-
-
-# ---- files
-
-
-def _bundle_path(root: Path, product: str, version: str) -> Path:
-    return root / "models" / product / f"{version}.lward"
-
-
-def _digest_path(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".lward") + ".sha256")
-
-
-def _folders(models: Path) -> list[Path]:
-    try:
-        return [path for path in models.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    except FileNotFoundError:
-        return []
-
-
-def _pointer(folder: Path) -> list[str]:
-    try:
-        text = (folder / CURRENT).read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise StoreError(f"{folder / CURRENT}: cannot be read: {error.strerror or error}") from error
-    versions = text.split()
-    if not all(_VERSION.fullmatch(version) for version in versions):
-        raise StoreError(f"{folder / CURRENT}: not a list of versions; remove it and promote a version again")
-    return versions
-
-
-def _write_pointer(folder: Path, versions: list[str]) -> None:
-    _write_whole(folder / CURRENT, "".join(f"{version}\n" for version in versions[:MAX_HISTORY]).encode())
 
 
 def _entry(product: str, path: Path, *, is_current: bool) -> Entry:
@@ -336,7 +279,7 @@ def _entry(product: str, path: Path, *, is_current: bool) -> Entry:
 def _verified(path: Path) -> Bundle:
     """Load a bundle of the store and compare it with the digest that it had when it was added."""
     bundle = load_bundle(path)
-    digest = _digest_path(path)
+    digest = digest_path(path)
     try:
         expected = digest.read_text(encoding="ascii").split(maxsplit=1)[0]
     except (OSError, UnicodeDecodeError, IndexError) as error:
@@ -364,7 +307,7 @@ def _same(path: Path, bundle: Bundle) -> bool:
     except FileNotFoundError:
         return False
     if hashlib.sha256(data).hexdigest() == bundle.sha256:
-        return _digest_path(path).is_file()
+        return digest_path(path).is_file()
     raise StoreError(
         f"{path}: another model of this product and version is in the store; a version never changes, give the new "
         "one another version"
@@ -375,109 +318,16 @@ def _digest_line(path: Path, bundle: Bundle) -> bytes:
     return f"{bundle.sha256}  {path.name}\n".encode()
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Be the only one who changes the store, and clear away what a killed process left half-written."""
-    models = root / "models"
-    try:
-        models.mkdir(parents=True, exist_ok=True)
-        handle = os.open(models / ".lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StoreError(
-            f"{models}: cannot be written to: {error.strerror or error}; run this as the user who owns it"
-        ) from error
-    try:
-        deadline = time.monotonic() + LOCK_S
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise StoreError(
-                        f"{models}: another process has been changing the store for {LOCK_S:.0f} s; try again"
-                    ) from error
-                time.sleep(0.02)
-        for leftover in models.glob(f"*/.*{_UNFINISHED}"):
-            leftover.unlink(missing_ok=True)
-        _settle(root)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _audit(root: Path, action: str, product: str, version: str, who: str | None, **more: object) -> None:
-    """Append a decision before it is carried out: none is ever carried out unrecorded."""
-    record = {
-        "when": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "who": who or user(),
-        "what": action,
-        "product": product,
-        "version": version,
-        **more,
-    }
-    path = root / "models" / AUDIT
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        try:
-            size = os.fstat(handle).st_size
-            cut_off = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
-            os.write(handle, (b"\n" if cut_off else b"") + json.dumps(record, ensure_ascii=False).encode() + b"\n")
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _settle(root: Path) -> None:
-    """Record where `current` is not what was decided last: a killed process, or a pointer changed by hand."""
-    decided: dict[str, str] = {}
-    for record in audit(root):
-        if record.get("what") in {"promote", "rollback", "found"}:
-            decided[str(record.get("product"))] = str(record.get("version"))
-    for product, version in decided.items():
-        versions = _pointer(root / "models" / product)
-        if (versions[0] if versions else "None") != version:
-            _audit(root, "found", product, versions[0] if versions else "None", "unknown", decided=version)
-
-
 # ---- messages
 
 
 def _check_name(what: str, name: str, pattern: re.Pattern[str], path: Path | None = None) -> None:
     if not pattern.fullmatch(name):
         place = f"{path}: " if path else ""
-        allowed = "letters, digits, _ and -" + ("" if pattern is _PRODUCT else ", . and +")
+        allowed = "letters, digits, _ and -" + ("" if pattern is PRODUCT else ", . and +")
         raise StoreError(
             f"{place}the {what} {name!r} cannot be a name in the store; use {allowed}, at most 64 characters"
-            + (" (train with --product)" if path and pattern is _PRODUCT else "")
+            + (" (train with --product)" if path and pattern is PRODUCT else "")
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lineward.models import store
+from lineward.models import store, store_files
 from lineward.models.bundle import BundleError, load_bundle, save_bundle
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 def files(root: Path) -> dict[str, bytes]:
     """Everything in the store but lock and audit."""
     found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if path.name not in {".lock", store.AUDIT}}
+    return {name: path.read_bytes() for name, path in found.items() if path.name not in {".lock", store_files.AUDIT}}
 
 
 def test_added_promoted_rolled_back(root: Path, make: Make) -> None:
@@ -199,8 +199,8 @@ def test_a_lock_of_a_killed_process_is_free(root: Path, make: Make) -> None:
     """Who dies holding the lock keeps nobody out; who lives and holds it is waited for, then named as the reason."""
     store.add(root, make("1"))
     script = (
-        "import sys, time; from pathlib import Path; from lineward.models import store\n"
-        "with store._locked(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)\n"
+        "import sys, time; from pathlib import Path; from lineward.models import store_files\n"
+        "with store_files.locked(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE, text=True)
     try:
@@ -281,7 +281,7 @@ def test_a_pointer_changed_by_hand_is_on_record(root: Path, make: Make) -> None:
     for version in ("1", "2"):
         store.add(root, make(version))
         store.promote(root, "plates", version)
-    (root / "models" / "plates" / store.CURRENT).write_text("1\n")
+    (root / "models" / "plates" / store_files.CURRENT).write_text("1\n")
     store.promote(root, "plates", "2")
     found = store.audit(root)[-2]
     assert (found["what"], found["who"], found["version"], found["decided"]) == ("found", "unknown", "1", "2")
@@ -290,11 +290,11 @@ def test_a_pointer_changed_by_hand_is_on_record(root: Path, make: Make) -> None:
 def test_a_cut_off_audit_line_spoils_no_other(root: Path, make: Make) -> None:
     """After a crash of the machine in the middle of a line, the next decision starts a line of its own."""
     store.add(root, make("1"))
-    with (root / "models" / store.AUDIT).open("a") as stream:
+    with (root / "models" / store_files.AUDIT).open("a") as stream:
         stream.write('{"when": "20')
     store.promote(root, "plates", "1")
     assert [line["what"] for line in store.audit(root)] == ["add", "promote"]
-    assert json.loads((root / "models" / store.AUDIT).read_text().splitlines()[-1])["what"] == "promote"
+    assert json.loads((root / "models" / store_files.AUDIT).read_text().splitlines()[-1])["what"] == "promote"
 
 
 def test_a_folder_that_cannot_be_written_to(root: Path, make: Make) -> None:
