@@ -98,7 +98,7 @@ _EXAMPLE = {
 NEW_SHARE = 0.5
 """Share of the good parts that have a new defect at its full strength."""
 
-NEW_SEVERITY = 0.6
+NEW_SEVERITY = 0.85
 """A new defect is at least so easy to see, 0..1."""
 
 

@@ -180,7 +180,7 @@ def test_a_new_defect_is_on_no_part_before_its_frame_and_on_every_second_good_on
     found, usual = ([camera_.truth(index) for index in range(1200)] for camera_ in (camera, plain))
     new = [known for known in found if known.defect_type is Defect.STAIN]
     assert {400 <= known.index < 800 for known in new} == {True}
-    assert all(known.severity >= 0.6 for known in new if usual[known.index].good)
+    assert all(known.severity >= 0.85 for known in new if usual[known.index].good)
     good = [known.index for known in usual if known.good and 400 <= known.index < 800]
     assert sum(found[index].defect_type is Defect.STAIN for index in good) / len(good) == pytest.approx(0.5, abs=0.1)
     others = [known for known in usual if known.defect_type not in {None, Defect.STAIN}]
