@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import events, ui
 
-from lineward.daemon.label_records import FAIL, LABELLED, PASS, SETTLE, SKIP, LabelError, clean_type
+from lineward.daemon.label_records import FAIL, PASS, SETTLE, SKIP, LabelError, clean_type
 from lineward.daemon.web import words
 from lineward.daemon.web.pictures import MOST_VECTORS
 from lineward.daemon.web.shell import button, div, frame, picture, picture_url, say, set_source, text
@@ -168,8 +168,9 @@ class Desk:
         station = self._page.station
 
         def find() -> list[Part]:
-            labelled = station.labels.parts(part.product, status=LABELLED, limit=MOST_VECTORS)
-            return station.pictures.nearest(part, labelled, NEAREST)
+            labelled = station.labels.labelled(part.product, MOST_VECTORS)
+            near = station.pictures.nearest(part.image, labelled, NEAREST)
+            return [other for image in near if (other := station.labels.part(image)) is not None]
 
         near = await asyncio.to_thread(find)
         if self._now is None or self._now[0].image != part.image:
