@@ -10,9 +10,8 @@ from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import ui
 
 from lineward.daemon.web import words
-from lineward.daemon.web.conflicts_page import table
 from lineward.daemon.web.jobs import FULL, QUICK, RUNNING, STAGES
-from lineward.daemon.web.shell import button, div, frame, picture, say, text
+from lineward.daemon.web.shell import button, div, frame, markup, say, table, text, thumb
 from lineward.daemon.web.thresholds import Dial
 from lineward.models import store
 
@@ -210,9 +209,7 @@ def _draw_result(result: dict[str, Any]) -> None:
             else:
                 words_ = f"{len(never) - len(passed)} of {len(never)} former escapes are stopped by the new model."
                 text(words_, "lw-alarm lw-error" if passed else "")
-            with div("lw-gallery"):
-                for entry in passed[:GALLERY]:
-                    _pair(entry)
+            markup("lw-gallery", "".join(map(_pair, passed[:GALLERY])))
         with div("lw-card"):
             text("What its training says", "lw-h3", "h3")
             for sentence in (*result["sentences"], result["promise"], *(f"Note: {w}." for w in result["warnings"])):
@@ -227,9 +224,7 @@ def _draw_result(result: dict[str, Any]) -> None:
     with div("lw-row"):
         for (old, new), count in sorted(moves.items()):
             text(f"{count} parts: {words.VERDICT[old]} → {words.VERDICT[new]}", f"lw-move lw-{new}")
-    with div("lw-gallery"):
-        for entry in sorted(changed, key=_worst_first)[:GALLERY]:
-            _pair(entry)
+    markup("lw-gallery", "".join(map(_pair, sorted(changed, key=_worst_first)[:GALLERY])))
 
 
 def _worst_first(entry: dict[str, Any]) -> tuple[int, float]:
@@ -239,13 +234,12 @@ def _worst_first(entry: dict[str, Any]) -> tuple[int, float]:
     return (0 if wrong else 1, -abs(entry["new"]["defect_probability"] - entry["old"]["defect_probability"]))
 
 
-def _pair(entry: dict[str, Any]) -> None:
+def _pair(entry: dict[str, Any]) -> str:
     new = entry["new"]["verdict"]
     old = entry["old"]["verdict"] if entry["old"] else ""
-    with div(f"lw-thumb lw-{new}"):
-        picture(entry["image"], "thumb", "Part")
-        text(f"{words.VERDICT.get(old, '-')} → {words.VERDICT[new]}")
-        text(f"labelled {entry['label']}" if entry["label"] else "not labelled", "lw-muted lw-small")
+    said = f"labelled {entry['label']}" if entry["label"] else "not labelled"
+    change = f"{words.VERDICT.get(old, '-')} → {words.VERDICT[new]}"
+    return thumb(entry["image"], "Part", [(change, ""), (said, "lw-muted lw-small")], f"lw-{new}")
 
 
 def _test_table(entries: list[dict[str, Any]]) -> None:
