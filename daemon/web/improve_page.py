@@ -44,7 +44,7 @@ class Improve:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._drawn: tuple[str, str, float] | None = None
+        self._drawn: tuple[str, str, float, str] | None = None
         action = page.action
         with div("lw-columns"):
             with div("lw-card"):
@@ -145,12 +145,14 @@ class Improve:
         self._said.set_text(
             "" if job is None or job.state in {RUNNING, "done"} else f"The last training: {job.state}. {job.text}"
         )
-        key = (job.id, job.state, job.ended_s) if job is not None else ("", "", 0.0)
+        # An escape may be found while the page is open: what was allowed a moment ago is not any more.
+        reason = await asyncio.to_thread(station.jobs.why_not, job) if job is not None else "train one first"
+        key = (job.id, job.state, job.ended_s, reason) if job is not None else ("", "", 0.0, reason)
         if key != self._drawn:
             self._drawn = key
-            await self._draw(job)
+            await self._draw(job, reason)
 
-    async def _draw(self, job: Job | None) -> None:
+    async def _draw(self, job: Job | None, reason: str) -> None:
         station, product = self._page.station, self._page.product
         types = await asyncio.to_thread(station.labels.by_type, product)
         base = station.base_data(product)
@@ -161,7 +163,6 @@ class Improve:
         versions = await asyncio.to_thread(store.history, station.root, product)
         path = await asyncio.to_thread(station.model_path, product)
         self._now.set_text(f"In use: {versions[0] if versions else path or 'no model yet'}")
-        reason = station.jobs.why_not(job) if job is not None else "train one first"
         fresh = job is not None and job.result is not None and job.result["new"] in versions[:1]
         self._promote.set_enabled(not reason and not fresh)
         self._why_not.set_text("The new model is in use." if fresh else f"Not yet: {reason}." if reason else "")
