@@ -198,7 +198,7 @@ def test_promotion_and_the_way_back_are_in_the_audit_trail(own: ReviewPage, brow
 
 def turn(page: Any, key: str, end: str) -> None:
     """Move the slider by keyboard as far as it goes."""
-    page.focus("[role=slider]")
+    page.focus("[role=slider] [tabindex='0']")
     for _ in range(10):
         page.keyboard.press(key)
     page.wait_for_selector(f"[role=slider][aria-valuenow='{end}']")

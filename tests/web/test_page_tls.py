@@ -55,11 +55,21 @@ def test_the_page_is_served_with_the_certificate_of_the_configuration(
     store.close()
 
 
-def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     """Rule: the page does not start in the clear instead; one line says which file is wrong and where that is set."""
-    page_ = ReviewPage(tmp_path, cert_file="page.crt", key_file="page.key")
-    done = call(tmp_path, "review", "--config", page_.config)
-    assert done.returncode == 2, done.stderr
-    assert "page.crt" in done.stderr
-    assert "review.cert_file" in done.stderr
-    assert "Traceback" not in done.stderr
+    authority = Authority(tmp_path / "pki")
+    certificate, _ = authority.issue("page")
+    _, other_key = authority.issue("other")
+    for cert_file, key_file, said in (
+        (
+            tmp_path / "gone.crt",
+            other_key,
+            "review.cert_file = '{}/gone.crt': cannot be read: No such file or directory",
+        ),
+        (certificate, other_key, "the key does not belong to the certificate"),
+    ):
+        page_ = ReviewPage(tmp_path / "page", cert_file=str(cert_file), key_file=str(key_file))
+        done = call(tmp_path, "review", "--config", page_.config)
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert said.format(tmp_path) in done.stderr
