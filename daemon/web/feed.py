@@ -273,7 +273,7 @@ class Feed:
         """Say so when many more parts than before go to review: a new defect, another material, a lamp that ages."""
         rows = self._ledger.select(
             "SELECT verdict = 'review', reason = 'unlike_training', model_sha256 FROM results"
-            " ORDER BY seq DESC LIMIT ?",
+            " WHERE verdict != 'undecided' ORDER BY seq DESC LIMIT ?",  # those say nothing about what is usual
             RECENT + BEFORE,
         )
         same = [row for row in rows if row[2] == rows[0][2]]
