@@ -94,17 +94,7 @@ class Tls:
             raise SecretError(f"mqtt.tls.ca_file = {str(ca_file)!r}: holds no certificate in PEM form") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if cert_file is not None:
-            try:
-                context.load_cert_chain(cert_file, key_file, password=_no_password)
-            except ssl.SSLError as error:
-                what = (
-                    "the key does not belong to the certificate"
-                    if error.reason == "KEY_VALUES_MISMATCH"
-                    else "certificate or key is not in PEM form, or the key needs a password"
-                )
-                raise SecretError(
-                    f"mqtt.tls.cert_file = {str(cert_file)!r}, key_file = {str(key_file)!r}: {what}"
-                ) from error
+            load_pair(context, "mqtt.tls", cert_file, key_file)
         return context
 
 
@@ -154,6 +144,19 @@ def endpoint_of(mqtt: Mqtt, station: Station) -> Endpoint:
         protocol=mqtt.protocol,
         keepalive_s=mqtt.keepalive_s,
     )
+
+
+def load_pair(context: ssl.SSLContext, section: str, cert_file: Path, key_file: Path | None) -> None:
+    """Let a context show a certificate; raises `SecretError` that names the settings when it cannot be used."""
+    try:
+        context.load_cert_chain(cert_file, key_file, password=_no_password)
+    except ssl.SSLError as error:
+        what = (
+            "the key does not belong to the certificate"
+            if error.reason == "KEY_VALUES_MISMATCH"
+            else "certificate or key is not in PEM form, or the key needs a password"
+        )
+        raise SecretError(f"{section}.cert_file = {str(cert_file)!r}, key_file = {str(key_file)!r}: {what}") from error
 
 
 def readable(setting: str, path: Path | None) -> Path | None:

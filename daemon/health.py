@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lineward.daemon.novelty import Novelty
 from lineward.daemon.result import rfc3339
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Health:
         self._storage = storage
         self._started = time.monotonic()
         self._window: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # (monotonic s, total ms)
+        self.novelty = Novelty()
         self.verdicts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
@@ -112,6 +114,7 @@ class Health:
         if result.reason:
             self.reasons[result.reason] += 1
         self._window.append((time.monotonic(), result.latency.total))
+        self.novelty.note(result.model.sha256, result.verdict, result.reason)
 
     @property
     def answers(self) -> int:

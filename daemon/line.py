@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,9 @@ from lineward.daemon.endpoint import SecretError, endpoint_of
 from lineward.daemon.frames import FrameSource
 from lineward.daemon.health import Alarms, Health
 from lineward.daemon.ledger import Ledger
+from lineward.daemon.ledger_read import LedgerReader
 from lineward.daemon.notify import Systemd
+from lineward.daemon.novelty import NEWEST, REMEMBERED
 from lineward.daemon.publish import Publisher
 from lineward.daemon.recipes import Recipes
 from lineward.daemon.reload import answer_on_socket
@@ -75,6 +79,7 @@ class Line:
         )
         stack.callback(self.ledger.close)
         self.alarms.set("storage", self.ledger.trouble, logged=True)
+        self._recall_reviews(root)
         self.recipes = Recipes(config)
         self.book = TriggerBook(self.ledger.note_trigger)
         self.publisher = Publisher(
@@ -150,6 +155,13 @@ class Line:
             alive=self.beat,
         )
         stack.callback(self.source.close)
+
+    def _recall_reviews(self, root: Path) -> None:
+        """Remember what went to review before the restart; without it, it is learnt anew."""
+        reader = LedgerReader(root / "ledger.sqlite3")
+        with suppress(sqlite3.Error):
+            self.health.novelty.recall(reversed(reader.select(NEWEST, REMEMBERED)))
+        reader.close()
 
     def start(self) -> None:
         """Connect to the broker and take commands; a trigger is answered from now on, a model or not."""
@@ -239,6 +251,7 @@ class Line:
         self.alarms.set("broker", self.publisher.trouble, severity="warning", logged=True)
         self.alarms.set("outbox", self.ledger.outbox_trouble, severity="warning")
         self.alarms.set("clock", self._wall_clock.trouble(), severity="warning")
+        self.alarms.set("novel", self.health.novelty.text(), severity="warning")
         if now - self._started_at > KILLED_S:
             self.alarms.set("killed", "")
 

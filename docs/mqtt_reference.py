@@ -153,6 +153,8 @@ ALARMS = {
     "sharpness": "Pictures are less sharp than at commissioning, or show more fine detail (severity `warning`).",
     "position": "Parts lie elsewhere in the picture than at commissioning (severity `warning`).",
     "scores": "The model is less sure or sees more defects than at commissioning (severity `warning`).",
+    "novel": "Many more parts than before go to review: perhaps a new kind of defect (severity `warning`); over 1,200 "
+    "parts after the last sign, or with another model.",
     "product": "A picture does not look like the product of the recipe in force; the part was undecided.",
     "metrics": "No figures for Prometheus: the port is taken (severity `warning`).",
     "watch": "Pictures are not watched, or commissioning cannot be kept (severity `warning`); inspection goes on.",

@@ -161,7 +161,9 @@ class SimulatedCamera:
         if self._limit is not None and self._limit < 0:
             raise ValueError(f"limit {self._limit} is negative")
         if self._prerender and self._script.changes_pictures:
-            raise ValueError("prerender shows stored pictures; lamp, blur, shift and wrong_product need prerender = 0")
+            raise ValueError(
+                "prerender shows stored pictures; lamp, blur, shift, wrong_product and new_defect need prerender = 0"
+            )
 
     def describe(self) -> CameraInfo:
         """Say who the camera is, open or not.

@@ -11,11 +11,9 @@ from nicegui import ui
 from lineward.daemon.agreement import agreement
 from lineward.daemon.web import words
 from lineward.daemon.web.review_page import Desk
-from lineward.daemon.web.shell import div, frame, text
+from lineward.daemon.web.shell import frame, table, text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lineward.daemon.agreement import Agreement
     from lineward.daemon.web.station import Station
 
@@ -57,19 +55,3 @@ def _table(rows: list[Agreement]) -> None:
         ],
         "Nobody has labelled anything yet",
     )
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], nothing: str) -> None:
-    """Make a plain table."""
-    if not rows:
-        text(nothing, "lw-muted")
-        return
-    with div("lw-scroll"), ui.element("table").classes("lw-table"):
-        with ui.element("thead"), ui.element("tr"):
-            for head in heads:
-                text(head, tag="th")
-        with ui.element("tbody"):
-            for row in rows:
-                with ui.element("tr"):
-                    for cell in row:
-                        text(cell, tag="td")

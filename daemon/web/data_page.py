@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,10 +17,9 @@ from starlette.background import BackgroundTask
 
 from lineward.daemon.label_records import FAIL, PASS
 from lineward.daemon.web import words
-from lineward.daemon.web.conflicts_page import table
 from lineward.daemon.web.guard import address
 from lineward.daemon.web.jobs import CHECK, DONE, STAGES
-from lineward.daemon.web.shell import REFUSALS, button, div, frame, picture, say, text
+from lineward.daemon.web.shell import REFUSALS, button, div, frame, markup, say, table, text, thumb
 from lineward.daemon.web.trainingset import is_held_out
 from lineward.daemon.web.transfer import export, import_zip
 
@@ -89,7 +89,7 @@ class DataPage:
         with div("lw-row"):
             text("Pictures", "lw-h2", "h2")
             self._choice = ui.select({}, on_change=self._choose).props('dense outlined aria-label="Which pictures"')
-        self._gallery = div("lw-gallery")
+        self._gallery = markup("lw-gallery")
         if page.person.may("engineer"):
             self._in_and_out()
         else:
@@ -127,23 +127,18 @@ class DataPage:
         for finding in sorted(found, key=lambda finding: finding["level"] != "problem"):
             with div("lw-alarm" if finding["level"] == "problem" else "lw-alarm lw-warning"), div("lw-finding"):
                 text(finding["text"])
-                with div("lw-near"):
-                    for file in finding["files"]:
-                        self._cause(file)
+                markup("lw-near", "".join(self._cause(file) for file in finding["files"]))
         good = len(job.result["findings"]) - len(found)
         text(f"{good} other things were looked at and are fine." if found else "Nothing is wrong with this set.")
         for sentence in job.result["forecast"]:
             text(sentence, "lw-muted")
 
-    def _cause(self, file: str) -> None:
-        """Show a picture that a finding is about; one of the base data has only its name here."""
+    def _cause(self, file: str) -> str:
+        """Return a picture that a finding is about; of one of the base data only its name."""
         image = Path(file).stem
         if self._page.station.labels.part(image) is None:
-            text(file, "lw-muted lw-small")
-            return
-        with div("lw-thumb"):
-            picture(image, "thumb", "")
-            text(file.rsplit("/", 1)[0], "lw-small")
+            return f'<div class="lw-muted lw-small">{escape(file)}</div>'
+        return thumb(image, "", [(file.rsplit("/", 1)[0], "lw-small")])
 
     # ---- what there is
 
@@ -194,15 +189,16 @@ class DataPage:
         parts = self._page.station.labels.parts(
             self._page.product, status="labelled", label=label, label_type=kind, limit=GALLERY
         )
-        self._gallery.clear()
-        with self._gallery:
-            for part in parts:
-                with div(f"lw-thumb lw-{part.label}"):
-                    picture(part.image, "thumb", f"Part {words.name(part)}")
-                    text(words.label(part.label, part.label_type))
-                    text(words.name(part), "lw-muted lw-small")
-            if not parts:
-                text("None", "lw-muted")
+        found = [
+            thumb(
+                part.image,
+                f"Part {words.name(part)}",
+                [(words.label(part.label, part.label_type), ""), (words.name(part), "lw-muted lw-small")],
+                f"lw-{part.label}",
+            )
+            for part in parts
+        ]
+        self._gallery.set_content("".join(found) or '<div class="lw-muted">None</div>')
 
     def _in_and_out(self) -> None:
         page = self._page

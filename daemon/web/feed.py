@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import secrets
 import sqlite3
 import threading
@@ -23,6 +22,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from lineward.daemon.endpoint import SecretError, endpoint_of
+from lineward.daemon.novelty import BEFORE, LOOK_BACK, RECENT, in_words, rises
 
 if TYPE_CHECKING:
     from lineward.daemon.config import Config
@@ -36,12 +36,6 @@ FIGURES_S = 5.0
 LET_GO_S = 6.0
 MINUTE_NS, HOUR_NS = 60_000_000_000, 3_600_000_000_000
 SILENT_S = 30.0
-RECENT, BEFORE = 60, 3000
-"""Parts among which something new is looked for, and those before them that say what is usual."""
-
-LOOK_BACK = 1200
-"""So many parts after the first sign the hint stays, unless another model judges by then."""
-
 LARGEST = 64 << 10
 
 
@@ -214,7 +208,7 @@ class Feed:
         if not latency and answers:
             times = np.array([answer.ms for answer in answers])
             latency = {"p50": float(np.quantile(times, 0.5)), "p99": float(times.max())}
-        if self._news:
+        if self._news and all(trouble.name != "novel" for trouble in troubles):  # the line itself may say it already
             troubles.append(Trouble("novel", "warning", self._news))
         silent_s = (time.time_ns() - rows[0].recorded_ns) / 1e9 if rows else None
         if not rows:
@@ -279,7 +273,7 @@ class Feed:
         """Say so when many more parts than before go to review: a new defect, another material, a lamp that ages."""
         rows = self._ledger.select(
             "SELECT verdict = 'review', reason = 'unlike_training', model_sha256 FROM results"
-            " ORDER BY seq DESC LIMIT ?",
+            " WHERE verdict != 'undecided' ORDER BY seq DESC LIMIT ?",  # those say nothing about what is usual
             RECENT + BEFORE,
         )
         same = [row for row in rows if row[2] == rows[0][2]]
@@ -290,21 +284,8 @@ class Feed:
             now, before = review[end] - review[start], review[-1] - review[end]
             if rises(now, RECENT, before, len(same) - end):
                 ago = f" ({start} parts ago)" if start else ""
-                return (
-                    f"{now} of {RECENT} parts{ago} went to review, {unlike[end] - unlike[start]} of "
-                    f"them unlike anything in training; before, it was {before} of {len(same) - end}. "
-                    "Perhaps a new kind of defect: label some of them on the page Review and train a new model"
-                )
+                return in_words(now, unlike[end] - unlike[start], before, len(same) - end, ago)
         return ""
-
-
-def rises(now: int, of_now: int, before: int, of_before: int) -> bool:
-    """Tell whether a count is so much higher than before that chance does this once in a million looks or less."""
-    if of_now < RECENT or of_before < RECENT:
-        return False
-    share = (before + 1) / (of_before + 2)
-    fewer = sum(math.comb(of_now, n) * share**n * (1 - share) ** (of_now - n) for n in range(now))
-    return 1 - fewer < 1e-6
 
 
 def _answer(row: Row, image: str) -> Answer:

@@ -38,6 +38,7 @@ class Flagged:
         self._labels = labels
         self._lock = threading.Lock()
         self._forgot = 0.0
+        self._newest: set[str] = set()
         self.trouble = ""
 
     def sync(self) -> None:
@@ -67,16 +68,20 @@ class Flagged:
 
     def _take_in(self, *, everything: bool = False) -> None:
         since = 0 if everything else max(0, self._labels.newest_ns() - OVERLAP_NS)
-        last = ""
+        last, read = "", set[str]()
         while True:
             rows = self._ledger.select(
                 "SELECT i.id, i.seq, i.path, i.kind, i.created_ns, r.payload FROM images AS i"
                 " LEFT JOIN results AS r ON r.seq = i.seq"
-                " WHERE i.created_ns > ? OR (i.created_ns = ? AND i.id > ?) ORDER BY i.created_ns, i.id LIMIT ?",
-                *(since, since, last, PAGE),
+                " WHERE (i.created_ns, i.id) > (?, ?) ORDER BY i.created_ns, i.id LIMIT ?",  # OR would read them all
+                *(since, last, PAGE),
             )
-            self._labels.add_parts([_part(*row) for row in rows])
+            read.update(row[0] for row in rows)
+            # What was taken in the last time is within the overlap: no need to write, and to wait for who labels.
+            if fresh := [_part(*row) for row in rows if everything or row[0] not in self._newest]:
+                self._labels.add_parts(fresh)
             if len(rows) < PAGE:
+                self._newest = read
                 return
             last, since = rows[-1][0], rows[-1][4]
 

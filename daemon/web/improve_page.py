@@ -10,9 +10,8 @@ from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import ui
 
 from lineward.daemon.web import words
-from lineward.daemon.web.conflicts_page import table
 from lineward.daemon.web.jobs import FULL, QUICK, RUNNING, STAGES
-from lineward.daemon.web.shell import button, div, frame, picture, say, text
+from lineward.daemon.web.shell import button, div, frame, markup, say, table, text, thumb
 from lineward.daemon.web.thresholds import Dial
 from lineward.models import store
 
@@ -45,7 +44,7 @@ class Improve:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._drawn: tuple[str, str, float] | None = None
+        self._drawn: tuple[str, str, float, str] | None = None
         action = page.action
         with div("lw-columns"):
             with div("lw-card"):
@@ -146,12 +145,14 @@ class Improve:
         self._said.set_text(
             "" if job is None or job.state in {RUNNING, "done"} else f"The last training: {job.state}. {job.text}"
         )
-        key = (job.id, job.state, job.ended_s) if job is not None else ("", "", 0.0)
+        # An escape may be found while the page is open: what was allowed a moment ago is not any more.
+        reason = await asyncio.to_thread(station.jobs.why_not, job) if job is not None else "train one first"
+        key = (job.id, job.state, job.ended_s, reason) if job is not None else ("", "", 0.0, reason)
         if key != self._drawn:
             self._drawn = key
-            await self._draw(job)
+            await self._draw(job, reason)
 
-    async def _draw(self, job: Job | None) -> None:
+    async def _draw(self, job: Job | None, reason: str) -> None:
         station, product = self._page.station, self._page.product
         types = await asyncio.to_thread(station.labels.by_type, product)
         base = station.base_data(product)
@@ -162,7 +163,6 @@ class Improve:
         versions = await asyncio.to_thread(store.history, station.root, product)
         path = await asyncio.to_thread(station.model_path, product)
         self._now.set_text(f"In use: {versions[0] if versions else path or 'no model yet'}")
-        reason = station.jobs.why_not(job) if job is not None else "train one first"
         fresh = job is not None and job.result is not None and job.result["new"] in versions[:1]
         self._promote.set_enabled(not reason and not fresh)
         self._why_not.set_text("The new model is in use." if fresh else f"Not yet: {reason}." if reason else "")
@@ -210,9 +210,7 @@ def _draw_result(result: dict[str, Any]) -> None:
             else:
                 words_ = f"{len(never) - len(passed)} of {len(never)} former escapes are stopped by the new model."
                 text(words_, "lw-alarm lw-error" if passed else "")
-            with div("lw-gallery"):
-                for entry in passed[:GALLERY]:
-                    _pair(entry)
+            markup("lw-gallery", "".join(map(_pair, passed[:GALLERY])))
         with div("lw-card"):
             text("What its training says", "lw-h3", "h3")
             for sentence in (*result["sentences"], result["promise"], *(f"Note: {w}." for w in result["warnings"])):
@@ -227,9 +225,7 @@ def _draw_result(result: dict[str, Any]) -> None:
     with div("lw-row"):
         for (old, new), count in sorted(moves.items()):
             text(f"{count} parts: {words.VERDICT[old]} → {words.VERDICT[new]}", f"lw-move lw-{new}")
-    with div("lw-gallery"):
-        for entry in sorted(changed, key=_worst_first)[:GALLERY]:
-            _pair(entry)
+    markup("lw-gallery", "".join(map(_pair, sorted(changed, key=_worst_first)[:GALLERY])))
 
 
 def _worst_first(entry: dict[str, Any]) -> tuple[int, float]:
@@ -239,13 +235,12 @@ def _worst_first(entry: dict[str, Any]) -> tuple[int, float]:
     return (0 if wrong else 1, -abs(entry["new"]["defect_probability"] - entry["old"]["defect_probability"]))
 
 
-def _pair(entry: dict[str, Any]) -> None:
+def _pair(entry: dict[str, Any]) -> str:
     new = entry["new"]["verdict"]
     old = entry["old"]["verdict"] if entry["old"] else ""
-    with div(f"lw-thumb lw-{new}"):
-        picture(entry["image"], "thumb", "Part")
-        text(f"{words.VERDICT.get(old, '-')} → {words.VERDICT[new]}")
-        text(f"labelled {entry['label']}" if entry["label"] else "not labelled", "lw-muted lw-small")
+    said = f"labelled {entry['label']}" if entry["label"] else "not labelled"
+    change = f"{words.VERDICT.get(old, '-')} → {words.VERDICT[new]}"
+    return thumb(entry["image"], "Part", [(change, ""), (said, "lw-muted lw-small")], f"lw-{new}")
 
 
 def _test_table(entries: list[dict[str, Any]]) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import events, ui
 
-from lineward.daemon.label_records import FAIL, LABELLED, PASS, SETTLE, SKIP, LabelError, clean_type
+from lineward.daemon.label_records import FAIL, PASS, SETTLE, SKIP, LabelError, clean_type
 from lineward.daemon.web import words
 from lineward.daemon.web.pictures import MOST_VECTORS
-from lineward.daemon.web.shell import button, div, frame, picture, picture_url, say, set_source, text
+from lineward.daemon.web.shell import button, div, frame, markup, picture_url, say, set_source, text, thumb
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -98,10 +98,10 @@ class Desk:
                     self._votes = div("lw-votes")
                 with div("lw-card") as self._alike:
                     text("Labelled parts that look most alike", "lw-h3", "h3")
-                    self._near = div("lw-near")
+                    self._near = markup("lw-near")
                 with div("lw-card"):
                     self._count = text("", "lw-h3", "h3")
-                    self._recent = div("lw-recent")
+                    self._recent = markup("lw-recent")
                 with ui.element("details").classes("lw-card"):
                     with ui.element("summary"):
                         text("Keys", tag="span")
@@ -122,7 +122,8 @@ class Desk:
     async def show(self) -> None:
         """Show the next part, or that there is none."""
         async with self._filling:  # the timer may come between; the same part must not be asked for twice
-            await asyncio.to_thread(self._refill)
+            if self._now is None and not self._coming:
+                await asyncio.to_thread(self._refill)
             if self._now is None and self._coming:
                 self._now = self._coming.pop(0)
         part = self._now[0] if self._now else None
@@ -132,7 +133,7 @@ class Desk:
             element.set_visibility(part is not None)
         self._end_choice()
         self._votes.clear()
-        self._near.clear()
+        self._near.set_content("")
         if part is None:
             nothing = "People agree on every part" if self._settle else "Nothing waits to be labelled"
             self._empty.set_text(self._page.station.flagged.trouble or nothing)
@@ -142,6 +143,8 @@ class Desk:
         else:
             self._empty.set_text("")
             self._show_part(part)
+        async with self._filling:  # the person looks at this one meanwhile
+            await asyncio.to_thread(self._refill)
         await self._show_counts()
         ahead = [picture_url(other.image, "view") for other, _ in self._coming]
         ui.run_javascript(f"window.lineward && (lineward.whole(), lineward.prefetch({json.dumps(ahead)}))")
@@ -168,19 +171,23 @@ class Desk:
         station = self._page.station
 
         def find() -> list[Part]:
-            labelled = station.labels.parts(part.product, status=LABELLED, limit=MOST_VECTORS)
-            return station.pictures.nearest(part, labelled, NEAREST)
+            labelled = station.labels.labelled(part.product, MOST_VECTORS)
+            near = station.pictures.nearest(part.image, labelled, NEAREST)
+            return [other for image in near if (other := station.labels.part(image)) is not None]
 
         near = await asyncio.to_thread(find)
         if self._now is None or self._now[0].image != part.image:
             return
-        with self._near:
-            for other in near:
-                with div(f"lw-thumb lw-{other.label}"):
-                    picture(other.image, "thumb", f"Part {words.name(other)}")
-                    text(words.label(other.label, other.label_type))
-            if not near:
-                text("None yet", "lw-muted")
+        found = [
+            thumb(
+                other.image,
+                f"Part {words.name(other)}",
+                [(words.label(other.label, other.label_type), "")],
+                f"lw-{other.label}",
+            )
+            for other in near
+        ]
+        self._near.set_content("".join(found) or '<div class="lw-muted">None yet</div>')
 
     async def _show_counts(self) -> None:
         labels, person = self._page.station.labels, self._page.person.name
@@ -190,12 +197,12 @@ class Desk:
         waiting = counts.get("conflict", 0) if self._settle else counts.get("new", 0)
         self._count.set_text(f"{waiting} waiting · {today} by you today" + (f" · {pace} a minute" if pace else ""))
         last = await asyncio.to_thread(labels.last_labels, person, RECENT)
-        self._recent.clear()
-        with self._recent:
-            for label in last:
-                with div(f"lw-thumb lw-{label.decision}"):
-                    picture(label.image, "thumb", "")
-                    text(words.label(label.decision, label.defect_type))
+        self._recent.set_content(
+            "".join(
+                thumb(label.image, "", [(words.label(label.decision, label.defect_type), "")], f"lw-{label.decision}")
+                for label in last
+            )
+        )
 
     def _refill(self) -> None:
         if len(self._coming) >= 3:

@@ -7,6 +7,7 @@ import html
 import logging
 import os
 import secrets
+import ssl
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from nicegui import core, ui
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
+from lineward.daemon.endpoint import load_pair, readable
 from lineward.daemon.web import conflicts_page, data_page, improve_page, live_page, review_page, shell
 from lineward.daemon.web.guard import COOKIE, Guard, address, only_own_clients
 from lineward.daemon.web.people import ForbiddenError, TooManyError
@@ -43,10 +45,20 @@ STOP_S = 2
 
 
 def serve(config: Config) -> None:
-    """Serve the page until told to stop (SIGTERM or Ctrl-C)."""
+    """Serve the page until told to stop (SIGTERM or Ctrl-C).
+
+    Raises
+    ------
+    SecretError
+        Certificate or key cannot be used; the page does not start in the clear instead.
+    """
+    review = config.review
+    cert_file = readable("review.cert_file", review.cert_file)
+    key_file = readable("review.key_file", review.key_file)
+    if cert_file is not None:
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), "review", cert_file, key_file)
     with suppress(OSError):
         os.nice(NICE)  # the inspection goes first
-    review = config.review
     app = make_app(config)
     scheme = "https" if review.cert_file else "http"
     log.info("the review page is at %s://%s:%d", scheme, review.host, review.port)
@@ -54,8 +66,8 @@ def serve(config: Config) -> None:
         app,
         host=review.host,
         port=review.port,
-        ssl_certfile=review.cert_file,
-        ssl_keyfile=review.key_file,
+        ssl_certfile=cert_file,
+        ssl_keyfile=key_file,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -6,6 +6,7 @@ import inspect
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ from lineward.daemon.web.transfer import TransferError
 from lineward.models.bundle import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from fastapi import Request
 
@@ -104,13 +105,29 @@ def button(words: str, icon: str | None, act: Callable[..., Any] | None, classes
     return made.props("no-caps unelevated").classes(classes)
 
 
-def picture(image: str, size: str, alternative: str, classes: str = "") -> ui.element:
-    """Make a picture of a part."""
-    element = ui.element("img").classes(classes)
-    element.props["src"] = picture_url(image, size)
-    element.props["alt"] = alternative
-    element.props["loading"] = "lazy"
-    return element
+def markup(classes: str, content: str = "") -> ui.html:
+    """Make one element of what `thumb` and `table` return: an element for each cell costs a third of a millisecond."""
+    return ui.html(content, sanitize=False).classes(classes)
+
+
+def thumb(image: str, alternative: str, lines: Sequence[tuple[str, str]], classes: str = "") -> str:
+    """Return a small picture of a part as markup, with lines of words and their classes; words stay words."""
+    said = "".join(f'<div class="{escape(style)}">{escape(words)}</div>' for words, style in lines)
+    return (
+        f'<div class="lw-thumb {escape(classes)}"><img src="{escape(picture_url(image, "thumb"))}" loading="lazy"'
+        f' alt="{escape(alternative)}">{said}</div>'
+    )
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], nothing: str) -> None:
+    """Make a plain table; whatever is in a cell stays text."""
+    if not rows:
+        text(nothing, "lw-muted")
+        return
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    made = f'<table class="lw-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    markup("lw-scroll", made)
 
 
 def picture_url(image: str, size: str) -> str:

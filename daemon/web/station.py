@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lineward.daemon.config import Config
     from lineward.daemon.label_records import Part
     from lineward.daemon.web.people import Person
+    from lineward.models.bundle import Manifest
 
 AHEAD = 6
 """Pictures that the browser fetches before they are shown."""
@@ -78,6 +79,7 @@ class Station:
         self.feed = Feed(config, self.ledger)
         self.heat = HeatMaps()
         self.jobs = Jobs(self)
+        self._manifests: dict[Path, tuple[tuple[int, ...], Manifest]] = {}
         self._held: dict[str, tuple[str, float]] = {}
         self._work: set[asyncio.Future[None]] = set()
 
@@ -100,7 +102,7 @@ class Station:
                 found.append(str(model))
             else:
                 with suppress(BundleError):
-                    found.append(load_manifest(model).product)
+                    found.append(self.manifest(model).product)
         return list(dict.fromkeys([*found, *self.labels.products()])) or ["unknown"]
 
     def model_path(self, product: str) -> Path | None:
@@ -109,9 +111,27 @@ class Station:
         for model in self._models():
             with suppress(BundleError):
                 wanted = resolve_model(self.root, model)
-                if load_manifest(wanted).product == product and (model.suffix or path is None):
+                if self.manifest(wanted).product == product and (model.suffix or path is None):
                     return wanted
         return path
+
+    def manifest(self, path: Path) -> Manifest:
+        """Read and verify a bundle, again only when its file is another one: that takes a tenth of a second.
+
+        Raises
+        ------
+        BundleError
+            There is no such file, or it is no bundle.
+        """
+        try:
+            about = path.stat()
+        except OSError:
+            return load_manifest(path)  # says what is wrong
+        state = (about.st_ino, about.st_size, about.st_mtime_ns)
+        known = self._manifests.get(path)
+        if known is None or known[0] != state:
+            known = self._manifests[path] = (state, load_manifest(path))
+        return known[1]
 
     def follows_store(self, product: str) -> bool:
         """Tell whether a promotion reaches the running line: the configuration names the product and no file."""
@@ -134,7 +154,7 @@ class Station:
         path = self.model_path(product)
         if path is not None:
             with suppress(BundleError):
-                found += load_manifest(path).defect_types
+                found += self.manifest(path).defect_types
         base = self.base_data(product)
         if base is not None and (base / "defect").is_dir():
             found += sorted(folder.name for folder in (base / "defect").iterdir() if folder.is_dir())

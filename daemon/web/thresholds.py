@@ -71,8 +71,12 @@ class Dial:
         rejects, escapes = rate(good.count("fail"), len(good)), rate(bad.count("pass"), len(bad))
         words = []
         if rejects.value is not None:
-            per_shift = rejects.value * max(self._parts, 1)
-            words.append(f"about {per_shift:.0f} false rejects per shift ({self._parts} parts in the last 8 hours)")
+            words.append(
+                f"about {rejects.value * self._parts:.0f} false rejects per shift "
+                f"({self._parts} parts in the last 8 hours)"
+                if self._parts
+                else f"{rejects.value:.1%} of the good parts rejected (no part was judged in the last 8 hours)"
+            )
         if escapes.value is not None:
             words.append(f"escapes at most {escapes.high:.1%} of the defective parts (95 %, n = {len(bad)})")
         review = (good + bad).count("review")

@@ -18,11 +18,12 @@ fault              strength             extent                what happens
 ``blur``           sigma 0.3..50 px     see below             the lens is out of focus
 ``shift``          -2000..2000 px       see below             parts lie this far to the right
 ``wrong_product``  name, or any other   see below             another product comes along
+``new_defect``     type of defect       see below             half of the good parts have it; before, none
 ================== ==================== ===================== ======================================================
 
-The last four change pictures: ``@1000`` from that frame on, ``@1000:50`` for 50 frames, ``@1000..5000`` growing evenly
-from nothing to full strength and then staying (not for ``wrong_product``). Stall, disconnect, hang and crash happen
-once.
+The last five change pictures: ``@1000`` from that frame on, ``@1000:50`` for 50 frames, ``@1000..5000`` growing evenly
+from nothing to full strength and then staying (not for ``wrong_product``). A new defect is easy to see. Stall,
+disconnect, hang and crash happen once.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from lineward.drivers.camera import Cause
+from lineward.drivers.simulation.defects import Defect
 from lineward.drivers.simulation.products import PRODUCTS
 from lineward.drivers.simulation.scene import View
 
@@ -60,10 +62,11 @@ class Kind(StrEnum):
     BLUR = "blur"
     SHIFT = "shift"
     WRONG_PRODUCT = "wrong_product"
+    NEW_DEFECT = "new_defect"
 
 
 _ONCE = (Kind.STALL, Kind.DISCONNECT, Kind.HANG, Kind.CRASH)
-_PICTURE = (Kind.LAMP, Kind.BLUR, Kind.SHIFT, Kind.WRONG_PRODUCT)
+_PICTURE = (Kind.LAMP, Kind.BLUR, Kind.SHIFT, Kind.WRONG_PRODUCT, Kind.NEW_DEFECT)
 _STRENGTH = {Kind.LAMP: (0.02, 1.0), Kind.BLUR: (0.3, 50.0), Kind.SHIFT: (-2000.0, 2000.0)}
 _EXTENT = {
     Kind.DROP: ("frames",),
@@ -76,6 +79,7 @@ _EXTENT = {
     Kind.BLUR: ("frames", "until"),
     Kind.SHIFT: ("frames", "until"),
     Kind.WRONG_PRODUCT: ("frames",),
+    Kind.NEW_DEFECT: ("frames", "until"),
 }
 _EXAMPLE = {
     Kind.DROP: "drop@100:5",
@@ -88,7 +92,14 @@ _EXAMPLE = {
     Kind.BLUR: "blur:2.0@500",
     Kind.SHIFT: "shift:20@500:50",
     Kind.WRONG_PRODUCT: "wrong_product@500:10",
+    Kind.NEW_DEFECT: "new_defect:stain@500",
 }
+
+NEW_SHARE = 0.5
+"""Share of the good parts that have a new defect at its full strength."""
+
+NEW_SEVERITY = 0.85
+"""A new defect is at least so easy to see, 0..1."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,8 @@ class Fault:
         How long it lasts, for stall and disconnect.
     product
         What comes along instead, for wrong_product; empty for any other.
+    defect
+        What is new, for new_defect.
     """
 
     kind: Kind
@@ -118,6 +131,7 @@ class Fault:
     until: int | None = None
     seconds: float = 0.0
     product: str = ""
+    defect: Defect | None = None
 
     def share(self, index: int) -> float:
         """How much of its strength the fault has at a frame, 0..1."""
@@ -183,6 +197,26 @@ class FaultScript:
                 return fault.product or next(name for name in PRODUCTS if name != ordered)
         return ordered
 
+    def defect(
+        self, index: int, usual: Defect | None, severity: float, chance: tuple[float, float]
+    ) -> tuple[Defect | None, float]:
+        """Which defect is really on a part that has ``usual`` without this script, and its severity 0..1.
+
+        Parameters
+        ----------
+        chance
+            Two numbers 0..1 that belong to the part: whether it has the new defect, and how severe that is.
+        """
+        for fault in self._picture:
+            if fault.kind is not Kind.NEW_DEFECT:
+                continue
+            share = fault.share(index)
+            if usual is fault.defect and share == 0:
+                usual, severity = None, 0.0
+            elif usual is None and chance[0] < share * NEW_SHARE:
+                usual, severity = fault.defect, NEW_SEVERITY + (1 - NEW_SEVERITY) * chance[1]
+        return usual, severity
+
     def products(self, ordered: str) -> set[str]:
         """Every product the camera may get to see."""
         wrong = [fault for fault in self._picture if fault.kind is Kind.WRONG_PRODUCT]
@@ -206,9 +240,10 @@ def _parse(item: str | Mapping[str, object], where: str) -> Fault:
     frames = _number(given["frames"], f"{where}: frames", 1, 2**62) if "frames" in given else None
     if frames is None and kind not in _PICTURE:
         frames = 1
-    strength, product = _strength(kind, given.get("strength"), where, hint)
+    strength, name = _strength(kind, given.get("strength"), where, hint)
     seconds = _real(given.get("seconds", 0), f"{where}: seconds", 0.0, 86400.0)
-    return Fault(kind, at, strength, frames=frames, until=until, seconds=seconds, product=product)
+    product, defect = ("", Defect(name)) if kind is Kind.NEW_DEFECT else (name, None)
+    return Fault(kind, at, strength, frames=frames, until=until, seconds=seconds, product=product, defect=defect)
 
 
 def _parts(item: str | Mapping[str, object], where: str) -> dict[str, object]:
@@ -231,11 +266,15 @@ def _parts(item: str | Mapping[str, object], where: str) -> dict[str, object]:
 
 
 def _strength(kind: Kind, given: object, where: str, hint: str) -> tuple[float, str]:
-    """Read the strength: a number, or the name of a product."""
+    """Read the strength: a number, or the name of a product or a type of defect."""
     if kind is Kind.WRONG_PRODUCT:
         if given is not None and given not in PRODUCTS:
             raise ValueError(f"{where}: no product {given!r}; there are {', '.join(PRODUCTS)}")
         return 0.0, "" if given is None else str(given)
+    if kind is Kind.NEW_DEFECT:
+        if given not in list(Defect):
+            raise ValueError(f"{where}: {kind} needs a type of defect: {', '.join(Defect)}; {hint}")
+        return 0.0, str(given)
     if kind not in _STRENGTH:
         if given is not None:
             raise ValueError(f"{where}: {kind} takes no strength; {hint}")

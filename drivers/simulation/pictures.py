@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from lineward.drivers import progress
-from lineward.drivers.simulation.scene import Renderer, truth
+from lineward.drivers.simulation.scene import Renderer, chance, truth
 from lineward.drivers.simulation.settings import NOMINAL_EXPOSURE_US
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ class Pictures:
     def truth(self, index: int) -> Truth:
         """Say what is really on a frame without drawing it."""
         shown = index % self._prerender if self._prerender else index
-        return truth(shown, product=self._product(index), seed=self._seed, defect_rate=self._defect_rate)
+        product = self._product(index)
+        known = truth(shown, product=product, seed=self._seed, defect_rate=self._defect_rate)
+        luck = chance(shown, product=product, seed=self._seed)
+        defect, severity = self._script.defect(shown, known.defect_type, known.severity, luck)
+        return replace(known, defect_type=defect, severity=severity)
 
     def prepare(self, settings: Mapping[str, Setting]) -> None:
         """Draw what does not change from frame to frame, unless it is there already."""
@@ -101,6 +106,10 @@ class Pictures:
         exposure = float(self._settings["ExposureTime"]) / NOMINAL_EXPOSURE_US
         gain = 10 ** (float(self._settings["Gain"]) / 20)
         view = self._script.view(index, exposure=exposure, gain=gain)
-        image, _ = self._renderers[product].render(index, view=view)
+        known = self.truth(index)
+        severity = known.severity if known.defect_type else None
+        image, _ = self._renderers[product].render(
+            index, defect=known.defect_type or "none", severity=severity, view=view
+        )
         image.flags.writeable = False
         return image

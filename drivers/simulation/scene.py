@@ -28,7 +28,7 @@ BATCH_PARTS = 40
 VISIBLE_LEVELS = 2
 """A pixel belongs to a defect's mask when its reflectance differs by so many of 255 levels."""
 
-_POSE, _DEFECT, _SHAPE, _BATCH, _SCENE = range(5)
+_POSE, _DEFECT, _SHAPE, _BATCH, _SCENE, _CHANCE = range(6)
 """Random streams of one frame. They are apart so that forcing a defect changes nothing else in the picture."""
 
 _BLACK = 3.0
@@ -126,6 +126,12 @@ def truth(
         kind = Defect(defect)
     amount = 0.0 if kind is None else float(by_chance if severity is None else severity)
     return Truth(index, product, index // BATCH_PARTS, kind, amount)
+
+
+def chance(index: int, *, product: str, seed: int) -> tuple[float, float]:
+    """Two numbers 0..1 that belong to a part and to nothing else in its picture: for what a script does to it."""
+    first, second = _stream(product, seed, _CHANCE, index).random(2)
+    return float(first), float(second)
 
 
 class Renderer:

@@ -10,6 +10,7 @@ import pytest
 
 from lineward.drivers.camera import CameraLostError, CameraNotFoundError, Cause, Frame, NoFrameReason
 from lineward.drivers.simulated import SimulatedCamera
+from lineward.drivers.simulation.defects import Defect
 from lineward.drivers.simulation.faults import FaultScript
 from lineward.drivers.simulation.scene import Renderer
 
@@ -173,6 +174,32 @@ def test_wrong_product_comes_along_and_truth_knows(script):
     assert np.array_equal(got[1].image, Renderer("flange", **SMALL).render(1)[0])
 
 
+def test_a_new_defect_is_on_no_part_before_its_frame_and_on_every_second_good_one_after():
+    """From a frame on half of the good parts have it, clearly visible; parts with other defects stay as they are."""
+    camera, plain = (SimulatedCamera(faults=faults, defect_rate=0.3) for faults in (["new_defect:stain@400:400"], []))
+    found, usual = ([camera_.truth(index) for index in range(1200)] for camera_ in (camera, plain))
+    new = [known for known in found if known.defect_type is Defect.STAIN]
+    assert {400 <= known.index < 800 for known in new} == {True}
+    assert all(known.severity >= 0.85 for known in new if usual[known.index].good)
+    good = [known.index for known in usual if known.good and 400 <= known.index < 800]
+    assert sum(found[index].defect_type is Defect.STAIN for index in good) / len(good) == pytest.approx(0.5, abs=0.1)
+    others = [known for known in usual if known.defect_type not in {None, Defect.STAIN}]
+    assert [found[known.index] for known in others] == others
+
+
+def test_a_part_with_a_new_defect_is_drawn_with_it():
+    """The picture is that of the part with this defect; good parts look as they did."""
+    camera = streaming(["new_defect:dent@0"], defect_rate=0.0)
+    renderer = Renderer(**SMALL)
+    kinds = set()
+    for frame in frames(camera, 6):
+        known = camera.truth(frame.frame_id)
+        kinds.add(known.defect_type)
+        forced = {"defect": known.defect_type, "severity": known.severity} if known.defect_type else {"defect": "none"}
+        assert np.array_equal(frame.image, renderer.render(frame.frame_id, **forced)[0])
+    assert kinds == {None, Defect.DENT}
+
+
 def test_tables_say_the_same_as_strings():
     """A fault may be written as a table."""
     text = FaultScript(["stall@5:2.5s", "lamp:0.6@10..20", "drop@3:2"])
@@ -203,6 +230,8 @@ def test_tables_say_the_same_as_strings():
         ("lamp:0.5@9..4", "until must be a number at least 10, not '4'"),
         ("wrong_product:gear@3", "no product 'gear'; there are bracket, flange"),
         ("crash@3:2", "takes no frames"),
+        ("new_defect@3", "needs a type of defect: scratch, dent, crack, stain, missing_feature, burr; write it like"),
+        ("new_defect:rust@3", "needs a type of defect"),
         ({"fault": "drop", "when": 3}, "no key 'when'"),
         ({"fault": "drop"}, "at must be a number at least 0, not None"),
         ({"fault": "drop", "at": True}, "at must be a number"),

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.web.kit import DOTS, LINK, SCRIPT, Chromium, ReviewPage, add_part, add_to_ledger, chromium, make_part, png
+from tests.system.line import call
+from tests.web.kit import (
+    DOTS,
+    LINK,
+    SCRIPT,
+    SIZE,
+    UNKNOWN,
+    Chromium,
+    FirstModel,
+    ReviewPage,
+    add_part,
+    add_to_ledger,
+    chromium,
+    make_part,
+    png,
+)
 
 from lineward.daemon.labels import LabelStore
+from lineward.drivers.simulated import write_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +71,18 @@ def browser() -> Iterator[Chromium]:
         started = Chromium(playwright)
         yield started
         started.close()
+
+
+@pytest.fixture(scope="session")
+def first(tmp_path_factory: pytest.TempPathFactory) -> FirstModel:
+    """A model that knows every defect of the simulated bracket but `UNKNOWN`."""
+    folder = tmp_path_factory.mktemp("first")
+    made = FirstModel(folder / "base", folder / "first.lward", folder / "cache")
+    write_dataset(made.data, n_good=60, n_defect=30, **SIZE)
+    shutil.rmtree(made.data / "defect" / UNKNOWN)
+    done = call(folder, "train", "--data", made.data, "--out", made.model, "--product", "bracket", "--json")
+    assert done.returncode == 0, done.stderr
+    return made
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
@@ -18,6 +19,7 @@ from lineward.daemon.ledger import Ledger
 from lineward.daemon.web.people import People
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Iterator
     from pathlib import Path
     from typing import Any
@@ -27,8 +29,21 @@ if TYPE_CHECKING:
 PASSWORDS = {"olga": "operator-pass", "tom": "technician-pass", "eve": "engineer-pass"}
 ROLES = {"olga": "operator", "tom": "technician", "eve": "engineer"}
 HOUR_NS = 3_600_000_000_000
+UNKNOWN = "stain"
+"""The defect that the first model has never seen."""
+
+SIZE = {"width": 320, "height": 256}
 SCRIPT, LINK, DOTS = 21, 22, 23
 """Parts of the page `served` that mean harm: a script as part id, and paths that lead out."""
+
+
+@dataclass(frozen=True)
+class FirstModel:
+    """What the first model was trained on, its file, and what was computed for it."""
+
+    data: Path
+    model: Path
+    cache: Path
 
 
 def png(seed: int, width: int = 48, height: int = 32) -> bytes:
@@ -45,12 +60,12 @@ def make_part(number: int, **fields: Any) -> Part:
     return Part(**{**values, "why": "uncertain", "urgency": 0.5, **fields})
 
 
-def add_part(labels: LabelStore, number: int, **fields: Any) -> Part:
+def add_part(labels: LabelStore, number: int, picture: bytes = b"", **fields: Any) -> Part:
     """Put a part with its picture into a store."""
     part = make_part(number, **fields)
     path = labels.root / part.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(number))
+    path.write_bytes(picture or png(number))
     labels.add_parts([part])
     return part
 
@@ -83,6 +98,8 @@ class ReviewPage(Service):
         self.config = config
         self.storage = config.parent / "storage"
         self.url = ""
+        self.trusted: ssl.SSLContext | bool = True
+        """Who may have signed the page's certificate."""
         super().__init__(folder, "review", "--config", config)
 
     def add_people(self) -> ReviewPage:
@@ -101,14 +118,15 @@ class ReviewPage(Service):
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/login").status_code == 200
+            return httpx.get(f"{self.url}/login", verify=self.trusted).status_code == 200
         except httpx.TransportError:
             return False
 
     @contextmanager
     def client(self, name: str | None = None) -> Iterator[httpx.Client]:
         """Open an HTTP client, signed in as somebody."""
-        with httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=20) as client:
+        origin = {"origin": self.url}
+        with httpx.Client(base_url=self.url, headers=origin, timeout=20, verify=self.trusted) as client:
             if name is not None:
                 answer = client.post("/login", data={"name": name, "password": PASSWORDS[name]})
                 assert answer.status_code == 303, answer.text

@@ -1,10 +1,11 @@
-"""The page as an attacker meets it: a real process, plain HTTP. Each attempt is refused and changes nothing."""
+"""The page as an attacker meets it, a real process and a real browser: each attempt is refused and changes nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import httpx
@@ -16,7 +17,10 @@ from tests.web.kit import DOTS, LINK, PASSWORDS
 from lineward.daemon.web.people import Attempts
 
 if TYPE_CHECKING:
-    from tests.web.kit import ReviewPage
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from tests.web.kit import Chromium, ReviewPage
 
 PAGES = ("/", "/review", "/conflicts", "/data", "/improve")
 IMAGE = f"{1:012x}"
@@ -144,10 +148,34 @@ def test_nobody_speaks_for_the_page_of_somebody_else(served: ReviewPage) -> None
         (name,) = set(re.findall(r"client_id['\"]?\s*:\s*['\"]([0-9a-f-]{36})", page)) or {""}
         assert name
         cookie = f"lineward_session={attacker.cookies['lineward_session']}"
-        assert asyncio.run(attack(served.url, cookie, name)) == (False, False)
+        assert in_a_loop(attack(served.url, cookie, name)) == (False, False)
         wait_until(lambda: served.lines("a message to a page of somebody else"), 10, "the log says so")
         own = f"lineward_session={victim.cookies['lineward_session']}"
-        assert asyncio.run(attack(served.url, own, name)) == (True, True)
+        assert in_a_loop(attack(served.url, own, name)) == (True, True)
+
+
+def in_a_loop(attack: Coroutine[Any, Any, tuple[bool, bool]]) -> tuple[bool, bool]:
+    """Run it in another thread: a browser that is open keeps a loop in this one."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(asyncio.run, attack).result()
+
+
+def test_words_stay_words_in_the_browser(served: ReviewPage, browser: Chromium) -> None:
+    """Rule: a script in a part id or a camera's name is read on the page, and never run."""
+    opened: list[str] = []
+    with browser.page(served.url, "eve") as page:
+        page.on("dialog", lambda dialog: (opened.append(dialog.message), dialog.dismiss()))
+        for path in PAGES:
+            page.goto(served.url + path)
+            page.wait_for_function("window.did_handshake === true")
+            assert page.title() != "owned"
+            assert page.locator("main img[src='x']").count() == 0
+            if path == "/data":
+                page.wait_for_selector("td:has-text('<img src=x onerror=alert(1)>')")
+                page.wait_for_selector(".lw-thumb:has-text('document.title=')")
+        page.goto(f"{served.url}/review")
+        page.wait_for_selector(".lw-recent .lw-thumb")
+    assert not opened
 
 
 def test_headers_keep_the_page_in(served: ReviewPage) -> None:

@@ -3,69 +3,51 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import pytest
 from tests.broker import Mosquitto, free_port, needs_mosquitto, wait_until
-from tests.system.line import LONG, Line, call, figure
-from tests.web.kit import ReviewPage
+from tests.system.line import Line, call, figure
+from tests.web.kit import SIZE, UNKNOWN, ReviewPage
 
 from lineward.daemon.labels import LabelStore
-from lineward.drivers.simulated import write_dataset
+from lineward.drivers.simulated import SimulatedCamera
 from lineward.drivers.simulation.scene import Renderer
 from lineward.images import read_image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from tests.system.line import Service
-    from tests.web.kit import Chromium
+    from tests.web.kit import Chromium, FirstModel
 
-NEW = "stain"
-CALM, AFTER = 100, 400
-"""Parts on the belt before the new defect appears, and after; then they come again."""
+NEW, CALM = UNKNOWN, 80
+"""What appears, and after so many parts."""
 
-LABELS, STAINS = (30, 15) if LONG else (16, 9)
-SIZE = {"width": 320, "height": 256}
+LABELS, STAINS = 30, 15
+CAMERA = {**SIZE, "rate_hz": 10.0, "defect_rate": 0.06, "faults": [f"new_defect:{NEW}@{CALM}"]}
 SHOWN = "document.querySelector('.lw-part').getAttribute('src')"
 
 pytestmark = [pytest.mark.system, needs_mosquitto]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the first model is trained on: the new defect is not in it."""
-    folder = tmp_path_factory.mktemp("story") / "base"
-    write_dataset(folder, n_good=60, n_defect=30, **SIZE)
-    shutil.rmtree(folder / "defect" / NEW)
-    return folder
-
-
 class Belt:
-    """Simulated parts as files, and what is really on each."""
+    """What really lies on the belt: the camera of the line, asked instead of grabbed from."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        renderer = Renderer(**SIZE)  # the line that the base was taken from, parts that come later
-        draw = np.random.default_rng(4)
-        self.kinds: list[str] = []
-        for index in range(CALM + AFTER):
-            known = str(draw.choice(["crack", "scratch", "dent"])) if draw.random() < 0.06 else "none"
-            kind = NEW if index >= CALM and draw.random() < 0.5 else known
-            image, _ = renderer.render(index, defect=kind, severity=None if kind == "none" else 0.95)
-            cv2.imwrite(str(folder / f"part-{index:05d}.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-            self.kinds.append(kind)
+    def __init__(self) -> None:
+        self._camera = SimulatedCamera(**CAMERA)  # type: ignore[arg-type] # as a configuration gives them
+        self._renderer = Renderer(**SIZE)
 
     def kind(self, row: dict[str, Any]) -> str:
-        return self.kinds[row["frame_id"] % len(self.kinds)]
+        return str(self._camera.truth(row["frame_id"]).defect_type or "good")
 
-    def picture(self, row: dict[str, Any]) -> Path:
-        return self.folder / f"part-{row['frame_id'] % len(self.kinds):05d}.png"
+    def picture(self, row: dict[str, Any]) -> NDArray[np.uint8]:
+        known = self._camera.truth(row["frame_id"])
+        severity = None if known.good else known.severity
+        return self._renderer.render(known.index, defect=known.defect_type or "none", severity=severity)[0]
 
 
 def total_ms(row: dict[str, Any]) -> float:
@@ -82,33 +64,31 @@ def share(rows: list[dict[str, Any]], verdict: str) -> float:
 
 @pytest.mark.timeout(600)
 def test_a_new_defect_is_labelled_learnt_promoted_and_caught(
-    base: Path, tmp_path: Path, services: list[Service], browser: Chromium
+    first: FirstModel, tmp_path: Path, services: list[Service], browser: Chromium
 ) -> None:
     """Rule: from the hint on the live page to the caught defect, by keyboard; the ledger has no gap meanwhile."""
-    belt = Belt(tmp_path / "belt")
+    belt = Belt()
     broker = Mosquitto(tmp_path)
-    trained = call(
-        tmp_path, "train", "--data", base, "--out", tmp_path / "first.lward", "--product", "bracket", "--json"
-    )
-    assert trained.returncode == 0, trained.stderr
-    review = {"port": free_port(), "keep_per_hour": 20_000, "keep_fails": True, "base_data": str(base)}
+    review = {"port": free_port(), "keep_per_hour": 20_000, "keep_fails": True, "base_data": str(first.data)}
     line = Line(
         tmp_path / "line",
         model="bracket",  # type: ignore[arg-type] # the name of a product in the store
         port=broker.port,
-        camera={"driver": "folder", "folder": str(belt.folder), "loop": True, "rate_hz": 10},
+        camera={"driver": "simulated", **CAMERA},
         review={**review, "second_reader_share": 0, "blind_repeat_share": 0},
     )
     services.append(line)
     page_ = ReviewPage(tmp_path / "review", line.config).add_people()
     services.append(page_)
-    promoted = call(tmp_path, "models", "promote", tmp_path / "first.lward", "--config", line.config)
+    promoted = call(tmp_path, "models", "promote", first.model, "--config", line.config)
     assert promoted.returncode == 0, promoted.stderr
     line.start()
     page_.start()
     with browser.page(page_.url, "tom") as page:
         page.set_default_timeout(180_000)
         page.wait_for_selector(".lw-alarm:has-text('Perhaps a new kind of defect')")
+        assert page.locator(".lw-alarm:has-text('Perhaps a new kind of defect')").count() == 1
+        assert line.lines("alarm novel: .* went to review")
         label_some(page, page_, line, belt)
         before = line.rows()
         began = time.time_ns()
@@ -119,15 +99,17 @@ def test_a_new_defect_is_labelled_learnt_promoted_and_caught(
     wait_until(lambda: len(stains(line, belt, other_than=old)) >= 40, 120, "40 new defects under the new model")
     line.end()
     rows = line.rows()
-    first, second = stains(line, belt, only=old), stains(line, belt, other_than=old)
-    good = [row for row in rows if row["model_sha256"] != old and belt.kind(row) == "none"]
-    figure(f"{LABELS} labels; stains before {verdicts(first)}, after {verdicts(second)}; good after {verdicts(good)}")
-    assert share(second, "fail") >= 0.6 > 2 * share(first, "fail")
-    assert share(second, "pass") <= 0.1
+    missed, caught = stains(line, belt, only=old), stains(line, belt, other_than=old)
+    good = [row for row in rows if row["model_sha256"] != old and belt.kind(row) == "good"]
+    figure(f"{NEW} before {verdicts(missed)}, after {verdicts(caught)}; good after {verdicts(good)}")
+    assert share(caught, "fail") >= 0.6 > 2 * share(missed, "fail")
+    assert share(caught, "pass") <= 0.1
     assert share(good, "fail") <= 0.1
     assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
-    assert [row["frame_id"] for row in rows] == list(range(rows[0]["frame_id"], rows[0]["frame_id"] + len(rows)))
-    assert verdicts(rows)["undecided"] == 0
+    steps = np.diff([row["frame_id"] for row in rows])
+    assert (steps > 0).all()
+    assert (steps == 1).all() or line.lines("frames were not inspected")  # on a busy machine; never in silence
+    assert {row["reason"] for row in rows if row["verdict"] == "undecided"} <= {"timeout"}  # a busy machine
     during = [total_ms(row) for row in rows if began <= row["trigger_ns"] <= trained_ns]
     calm = [total_ms(row) for row in before[20:]]
     ratio = float(np.quantile(during, 0.99) / np.quantile(calm, 0.99))
@@ -161,8 +143,8 @@ def label_some(page: Any, page_: ReviewPage, line: Line, belt: Belt) -> None:
         row = line.rows()[part.seq - 1]
         kind = belt.kind(row)
         if not given:
-            assert np.array_equal(read_image(store.file(part)), read_image(belt.picture(row)))
-        if kind == "none":
+            assert np.array_equal(read_image(store.file(part)), belt.picture(row))
+        if kind == "good":
             page.keyboard.press("p")
         else:
             page.keyboard.press("f")
