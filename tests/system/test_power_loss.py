@@ -24,6 +24,8 @@ from lineward.daemon.ledger import Ledger
 from lineward.daemon.ledger_file import POWER_CUT_GAP
 from lineward.daemon.ledger_read import LedgerReader
 from lineward.daemon.reconcile import reconcile
+from lineward.daemon.thumbnails import FILE
+from lineward.images import decode_image
 from lineward.models import store
 from lineward.models.bundle import load_bundle, save_bundle
 
@@ -40,7 +42,7 @@ UNSYNCED_BYTES = 300_000
 """What a power cut may take of the write-ahead log: it is forced to the disk once a second."""
 
 CAMERA: dict[str, Any] = {"driver": "simulated", "width": 320, "height": 256, "rate_hz": 25, "defect_rate": 0.5}
-REVIEW: dict[str, Any] = {"keep_per_hour": 100_000, "keep_fails": True, "audit_share": 0.3}
+REVIEW: dict[str, Any] = {"keep_per_hour": 100_000, "keep_fails": True, "audit_share": 0.3, "thumbnail_share": 1.0}
 
 
 PROMOTES = """
@@ -74,22 +76,40 @@ def stands_still(pid: int) -> bool:
 
 def cut_power(folder: Path, draw: random.Random) -> str:
     """Take from a snapshot what had not been forced to the disk: the end of the log, whole or in shreds."""
-    wal = folder / "ledger.sqlite3-wal"
-    size = wal.stat().st_size if wal.exists() else 0
-    lost = draw.randint(0, min(UNSYNCED_BYTES, size))
     how = draw.choice(["gone", "zeros", "shreds"])
+    lost = cut_off(folder / "ledger.sqlite3-wal", how, UNSYNCED_BYTES, draw)
+    cut_off(folder / f"{FILE}-wal", how, 1 << 30, draw)  # this log is forced to the disk at a checkpoint only
+    seq = folder / "ledger.seq"
+    text = seq.read_text()
+    boot = text.split()[1]
+    seq.write_text(text.replace(boot, "0" * len(boot)))  # another start of the machine
+    return f"{lost} bytes {how}"
+
+
+def cut_off(wal: Path, how: str, most: int, draw: random.Random) -> int:
+    """Take the end of a log, at most so many bytes, whole or in shreds; return how many."""
+    size = wal.stat().st_size if wal.exists() else 0
+    lost = draw.randint(0, min(most, size))
     if size:
         with wal.open("r+b") as file:
             file.truncate(size - lost)
             if how != "gone":
                 file.seek(size - lost)
                 file.write(bytes(lost) if how == "zeros" else draw.randbytes(lost))
-    (folder / "ledger.sqlite3-shm").unlink(missing_ok=True)
-    seq = folder / "ledger.seq"
-    text = seq.read_text()
-    boot = text.split()[1]
-    seq.write_text(text.replace(boot, "0" * len(boot)))  # another start of the machine
-    return f"{lost} bytes {how}"
+    wal.with_name(wal.name.removesuffix("-wal") + "-shm").unlink(missing_ok=True)
+    return lost
+
+
+def check_thumbnails(folder: Path) -> int:
+    """Hold the small pictures against the rule that nothing is half there; return how many there are."""
+    if not (folder / FILE).exists():
+        return 0
+    with closing(sqlite3.connect(folder / FILE)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        found = db.execute("SELECT jpeg FROM thumbnails").fetchall()
+    for (jpeg,) in found:
+        decode_image(jpeg, "thumbnail.jpg")
+    return len(found)
 
 
 def check(folder: Path, heard: set[int], acked: set[int], *, gap: int) -> None:
@@ -139,7 +159,7 @@ def test_any_moment_may_be_the_last(
     made.start()
     made.wait_log("#20 ", 60)
     promoting = subprocess.Popen([sys.executable, "-c", textwrap.dedent(PROMOTES), str(made.storage)])
-    lost = 0
+    lost = small = 0
     try:
         for number in range(SNAPSHOTS):
             time.sleep(draw.uniform(0.02, 0.4))
@@ -151,6 +171,7 @@ def test_any_moment_may_be_the_last(
             said = cut_power(folder, draw) if is_cut else ""
             wait_until(lambda later=later: set(hear.seqs()) > later, 20, "the line goes on")
             check(folder, heard, set(hear.seqs()), gap=POWER_CUT_GAP if is_cut else 0)
+            small = max(small, check_thumbnails(folder))
             lost += bool(said)
             if number != SNAPSHOTS - 1:
                 shutil.rmtree(folder)
@@ -159,6 +180,7 @@ def test_any_moment_may_be_the_last(
         promoting.kill()
         promoting.wait()
     assert made.end()[0] == 0
+    assert small, "there were thumbnails to lose"
     figure(f"{SNAPSHOTS} snapshots, {lost} of them power cuts, all whole; {len(made.rows())} answers")
     # The last one is started for real.
     shutil.rmtree(made.storage)
