@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from tests.broker import wait_until
 from tests.system.line import LONG, figure
@@ -24,7 +25,7 @@ from lineward.daemon.ledger import Ledger
 from lineward.daemon.ledger_file import POWER_CUT_GAP
 from lineward.daemon.ledger_read import LedgerReader
 from lineward.daemon.reconcile import reconcile
-from lineward.daemon.thumbnails import FILE
+from lineward.daemon.thumbnails import FILE, ThumbnailReader, Thumbnails
 from lineward.images import decode_image
 from lineward.models import store
 from lineward.models.bundle import load_bundle, save_bundle
@@ -43,6 +44,8 @@ UNSYNCED_BYTES = 300_000
 
 CAMERA: dict[str, Any] = {"driver": "simulated", "width": 320, "height": 256, "rate_hz": 25, "defect_rate": 0.5}
 REVIEW: dict[str, Any] = {"keep_per_hour": 100_000, "keep_fails": True, "audit_share": 0.3, "thumbnail_share": 1.0}
+STORAGE: dict[str, Any] = {"max_gb": 0.01, "audit_gb": 0.003, "thumbnails_gb": 0.0005}
+"""Reached after half a minute: from then on old images go at every moment too, and a snapshot does not grow."""
 
 
 PROMOTES = """
@@ -106,9 +109,15 @@ def check_thumbnails(folder: Path) -> int:
         return 0
     with closing(sqlite3.connect(folder / FILE)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        found = db.execute("SELECT jpeg FROM thumbnails").fetchall()
-    for (jpeg,) in found:
-        decode_image(jpeg, "thumbnail.jpg")
+    reader = ThumbnailReader(folder)
+    found = reader.newest(100_000)  # none where the power was cut before the table was on the disk
+    for one in found:
+        jpeg = reader.jpeg(one.seq)
+        assert jpeg is not None
+        assert decode_image(jpeg, "thumbnail.jpg").shape == (128, 160)
+    thumbnails = Thumbnails(folder, max_bytes=10**6, most_px=160)
+    assert thumbnails.add(1 << 40, 0, "bracket", np.zeros((256, 320), np.uint8)), "the next one is kept"
+    thumbnails.close()
     return len(found)
 
 
@@ -149,7 +158,7 @@ def test_any_moment_may_be_the_last(
 ) -> None:
     """Rule: after a kill or a power cut at any point ledger, outbox, images and models are whole and agree."""
     draw = random.Random(7)
-    made = line(port=broker.port, camera=CAMERA, review=REVIEW, model="bracket")
+    made = line(port=broker.port, camera=CAMERA, review=REVIEW, storage=STORAGE, model="bracket")
     given = load_bundle(bundle)
     for version in ("1", "2"):
         manifest = given.manifest.model_copy(update={"version": version, "product": "bracket"})
