@@ -37,8 +37,8 @@ SLACK_PAGES = 64
 _TABLE = f"""
 BEGIN;
 CREATE TABLE thumbnails (
-    seq INTEGER PRIMARY KEY,       -- number of the answer
-    trigger_ns INTEGER NOT NULL,   -- wall clock, nanoseconds since 1970, UTC
+    at_ns INTEGER PRIMARY KEY,  -- of the trigger, wall clock, since 1970, UTC: numbers begin anew with a lost ledger
+    seq INTEGER NOT NULL,       -- number of the answer
     product TEXT NOT NULL,
     jpeg BLOB NOT NULL
 );
@@ -46,15 +46,15 @@ PRAGMA user_version = {VERSION};
 COMMIT;
 """
 
-_LET_GO = "DELETE FROM thumbnails WHERE seq IN (SELECT seq FROM thumbnails ORDER BY seq LIMIT ?)"
+_LET_GO = "DELETE FROM thumbnails WHERE at_ns IN (SELECT at_ns FROM thumbnails ORDER BY at_ns LIMIT ?)"
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
     """A part that passed and has a small picture; the time is wall clock, nanoseconds since 1970, UTC."""
 
-    seq: int
     at_ns: int
+    seq: int
     product: str
 
 
@@ -86,7 +86,7 @@ class Thumbnails:
             db = self._open()
             if not self._make_room(db, len(data)):
                 return False
-            db.execute("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?, ?)", (seq, at_ns, product, data))
+            db.execute("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?, ?)", (at_ns, seq, product, data))
         return True
 
     def fit(self) -> None:
@@ -168,12 +168,12 @@ class ThumbnailReader:
     def newest(self, count: int) -> list[Thumbnail]:
         """Return the newest thumbnails, newest first; none when the file is not there or cannot be read."""
         # A damaged file may hold any type anywhere.
-        sql = "SELECT seq, CAST(trigger_ns AS INTEGER), CAST(product AS TEXT) FROM thumbnails ORDER BY seq DESC LIMIT ?"
+        sql = "SELECT at_ns, CAST(seq AS INTEGER), CAST(product AS TEXT) FROM thumbnails ORDER BY at_ns DESC LIMIT ?"
         return [Thumbnail(*row) for row in self._select(sql, count)]
 
-    def jpeg(self, seq: int) -> bytes | None:
-        """Return the small picture of an answer, or None when there is none (any more)."""
-        rows = self._select("SELECT CAST(jpeg AS BLOB) FROM thumbnails WHERE seq = ?", seq)
+    def jpeg(self, at_ns: int) -> bytes | None:
+        """Return the small picture of the part of a moment, or None when there is none (any more)."""
+        rows = self._select("SELECT CAST(jpeg AS BLOB) FROM thumbnails WHERE at_ns = ?", at_ns)
         return rows[0][0] if rows else None
 
     def _select(self, sql: str, value: int) -> list[tuple[Any, ...]]:

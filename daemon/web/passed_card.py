@@ -43,5 +43,5 @@ class _Frame:
     def show(self, one: Thumbnail | None) -> None:
         self._box.set_visibility(one is not None)
         if one is not None:
-            set_source(self._picture, f"/thumbnail/{one.seq}", f"Passed part no. {one.seq}")
+            set_source(self._picture, f"/thumbnail/{one.at_ns}", f"Passed part no. {one.seq}")
             self._caption.set_text(f"no. {one.seq}, {words.when(one.at_ns)}")

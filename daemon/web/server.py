@@ -189,9 +189,9 @@ def _add_pictures(app: FastAPI, station: Station) -> None:
         data = station.pictures.jpeg(image, SIZES[size]) if size in SIZES else None
         return _gone() if data is None else Response(data, media_type="image/jpeg", headers=KEEP)
 
-    @app.get("/thumbnail/{seq}")
-    def thumbnail(seq: int) -> Response:
-        data = station.thumbnails.jpeg(seq)
+    @app.get("/thumbnail/{at_ns}")
+    def thumbnail(at_ns: int) -> Response:
+        data = station.thumbnails.jpeg(at_ns)
         return _gone() if data is None else Response(data, media_type="image/jpeg", headers=KEEP)
 
     @app.get("/picture/{image}")

@@ -55,15 +55,15 @@ def test_what_passed_is_shown_small_and_newest_first(tmp_path: Path) -> None:
     for seq, image in ((3, grey), (7, colour), (9, thin)):
         assert thumbnails.add(seq, seq * 10**9, "bracket", image)
     reader = ThumbnailReader(tmp_path)
-    assert reader.newest(2) == [Thumbnail(9, 9 * 10**9, "bracket"), Thumbnail(7, 7 * 10**9, "bracket")]
+    assert reader.newest(2) == [Thumbnail(9 * 10**9, 9, "bracket"), Thumbnail(7 * 10**9, 7, "bracket")]
     for seq, image in ((3, grey), (7, colour)):
-        data = reader.jpeg(seq)
+        data = reader.jpeg(seq * 10**9)
         assert data is not None
         small = decode_image(data, "thumbnail.jpg")
         assert small.shape == (48, 64, *image.shape[2:])
         assert np.abs(small[:, 40:].astype(int).mean(axis=(0, 1)) - image[0, 300]).max() < 4
-    assert reader.jpeg(9) is not None
-    assert reader.jpeg(4) is None
+    assert reader.jpeg(9 * 10**9) is not None
+    assert reader.jpeg(4 * 10**9) is None
     thumbnails.close()
 
 
@@ -76,7 +76,24 @@ def test_their_quota_holds_in_the_file_and_the_oldest_go_first(tmp_path: Path) -
     assert left == list(range(250, 250 - len(left), -1))
     assert len(left) > 50
     thumbnails.max_bytes = 100
-    assert not thumbnails.add(402, 1, "bracket", picture(1)), "one that is larger than the quota finds no room"
+    assert not thumbnails.add(402, 402 * 10**9, "bracket", picture(1)), (
+        "one that is larger than the quota finds no room"
+    )
+    thumbnails.close()
+
+
+def test_numbers_that_begin_anew_do_not_make_old_parts_the_newest(tmp_path: Path) -> None:
+    """Rule: after a lost ledger numbers are lower than before; what is newest, and what goes first, is told by time."""
+    thumbnails = fill(tmp_path, 40, max_bytes=10**7)
+    for seq in (3, 4):
+        assert thumbnails.add(seq, (100 + seq) * 10**9, "bracket", picture(seq))
+    reader = ThumbnailReader(tmp_path)
+    assert [(one.seq, one.at_ns) for one in reader.newest(3)] == [(4, 104 * 10**9), (3, 103 * 10**9), (40, 40 * 10**9)]
+    thumbnails.max_bytes = 50_000
+    thumbnails.fit()
+    left = [one.seq for one in reader.newest(100)]
+    assert left[:2] == [4, 3]
+    assert len(left) < 42
     thumbnails.close()
 
 
@@ -119,17 +136,17 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path, how: str) -> None:
                 db.commit()
     reader = ThumbnailReader(tmp_path)
     reader.newest(100)
-    reader.jpeg(30)
+    reader.jpeg(30 * 10**9)
     thumbnails = Thumbnails(tmp_path, max_bytes=10**7, most_px=64)
     for seq in range(100, 200):
         try:
-            thumbnails.add(seq, seq, "bracket", picture(seq))
+            thumbnails.add(seq, seq * 10**9, "bracket", picture(seq))
         except OSError:
             continue  # it was begun anew for the next
-    assert thumbnails.add(1000, 5, "bracket", picture(5))
+    assert thumbnails.add(5, 1000 * 10**9, "bracket", picture(5))
     thumbnails.close()
-    assert reader.newest(1) == [Thumbnail(1000, 5, "bracket")]
-    assert reader.jpeg(1000) is not None
+    assert reader.newest(1) == [Thumbnail(1000 * 10**9, 5, "bracket")]
+    assert reader.jpeg(1000 * 10**9) is not None
 
 
 def test_passed_parts_only_are_drawn_and_an_image_goes_first(

@@ -126,11 +126,11 @@ def check_thumbnails(folder: Path) -> int:
     reader = ThumbnailReader(folder)
     found = reader.newest(100_000)  # none where the power was cut before the table was on the disk
     for one in found:
-        jpeg = reader.jpeg(one.seq)
+        jpeg = reader.jpeg(one.at_ns)
         assert jpeg is not None
         assert decode_image(jpeg, "thumbnail.jpg").shape == (128, 160)
     thumbnails = Thumbnails(folder, max_bytes=10**6, most_px=160)
-    assert thumbnails.add(1 << 40, 0, "bracket", np.zeros((256, 320), np.uint8)), "the next one is kept"
+    assert thumbnails.add(1, 1 << 62, "bracket", np.zeros((256, 320), np.uint8)), "the next one is kept"
     thumbnails.close()
     return len(found)
 

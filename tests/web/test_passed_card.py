@@ -43,7 +43,7 @@ def test_what_passed_is_seen_as_it_comes(tmp_path: Path, browser: Chromium, serv
 def test_a_thumbnail_is_for_who_is_signed_in(served: ReviewPage) -> None:
     """Rule: without a session there is none, and no number leads anywhere else."""
     thumbnails = Thumbnails(served.storage, max_bytes=10**7, most_px=64)
-    assert thumbnails.add(5, 10**9, "bracket", np.full((48, 64), 120, np.uint8))
+    assert thumbnails.add(7, 5, "bracket", np.full((48, 64), 120, np.uint8))
     thumbnails.close()
     with served.client() as client:
         assert client.get("/thumbnail/5").status_code == 401
