@@ -148,7 +148,8 @@ class Machine:
         """Run a command in the machine."""
         inside = ["nsenter", "--target", str(self._init), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
         done = subprocess.run(
-            [*inside, "--root", "--wd=/", "--", *map(str, command)],
+            # nsenter opens its --wd out here, and a shell cannot find the way from there to its root.
+            [*inside, "--root", "--", "env", "--chdir=/", *map(str, command)],
             capture_output=True,
             text=True,
             timeout=timeout_s,
