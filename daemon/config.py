@@ -236,6 +236,11 @@ class Storage(_Section):
     audit_gb: float = Field(
         2, ge=0, description="Share of max_gb that images of passed parts (review.audit_share) may take."
     )
+    thumbnails_gb: float = Field(
+        0.5,
+        ge=0,
+        description="Quota of the small pictures of passed parts (review.thumbnail_share), beside max_gb; 0: none.",
+    )
     ledger_rows: int = Field(
         2_000_000, ge=1000, description="Answers kept in the ledger, about 1.2 kB each; the oldest go first."
     )
@@ -257,6 +262,14 @@ class Review(_Section):
         le=1,
         description="Share of passed parts whose images are kept too, drawn at random: how escapes are found.",
     )
+    thumbnail_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of passed parts of which a small picture is kept, drawn at random: what the line lets "
+        "through, at a glance.",
+    )
+    thumbnail_px: int = Field(160, ge=32, le=640, description="Pixels on the longer side of such a small picture.")
     host: str = Field(
         "127.0.0.1", min_length=1, description="Address that the review page listens on; 0.0.0.0: every network card."
     )

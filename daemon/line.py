@@ -28,7 +28,7 @@ from lineward.daemon.publish import Publisher
 from lineward.daemon.recipes import Recipes
 from lineward.daemon.reload import answer_on_socket
 from lineward.daemon.result import rfc3339
-from lineward.daemon.review import ReviewStore
+from lineward.daemon.review import Keeping, ReviewStore
 from lineward.daemon.states import Event, State, StateMachine, Status
 from lineward.daemon.triggers import Part, Reason, TriggerBook
 from lineward.daemon.wall_clock import WallClock
@@ -95,11 +95,7 @@ class Line:
         self.review = ReviewStore(
             root,
             self.ledger,
-            keep_per_hour=config.review.keep_per_hour,
-            max_bytes=round(config.storage.max_gb * 1e9),
-            keep_fails=config.review.keep_fails,
-            audit_share=config.review.audit_share,
-            audit_bytes=round(config.storage.audit_gb * 1e9),
+            Keeping.of(config),
             on_trouble=lambda text: self.alarms.set("images", text),
             on_disk=lambda text: self.alarms.set("disk", text),
         )
@@ -291,6 +287,8 @@ class Line:
             "kept": self.review.kept,
             "dropped": self.review.dropped,
             "deleted": self.review.quota.let_go,
+            "thumbnails": self.review.thumbnails_kept,
+            "thumbnails_dropped": self.review.thumbnails_dropped,
         }
         stats["triggers_waiting"] = self.book.waiting
         stats["watch"] = {"state": "off"} if self.watch is None else self.watch.stats()

@@ -49,7 +49,7 @@ def inspect(
             if watch is not None:
                 watch.note(verdict)
         result = answers.give(Judgement(part, verdict))  # on disk first, then to the line; None: its time was over
-        if result is not None and result.image is not None and part.frame is not None:
+        if result is not None and part.frame is not None:
             review.keep(part.frame.image, result)  # trouble here is reported, never stops the line
         heart.beat()
 

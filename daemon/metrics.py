@@ -69,6 +69,12 @@ class StationCollector(Collector):
         yield _counter("lineward_mqtt_reconnects", "Connections after the first.", mqtt["reconnects"])
         yield _counter("lineward_images_kept", "Images kept for review.", stats["images"]["kept"])
         yield _counter("lineward_images_dropped", "Images there was no room or time for.", stats["images"]["dropped"])
+        yield _counter("lineward_thumbnails_kept", "Small pictures of passed parts.", stats["images"]["thumbnails"])
+        yield _counter(
+            "lineward_thumbnails_dropped",
+            "Those there was no room or time for.",
+            stats["images"]["thumbnails_dropped"],
+        )
         yield _gauge("lineward_triggers_waiting", "Triggers without an answer yet.", stats["triggers_waiting"])
         yield from _watch(stats["watch"])
         alarms = GaugeMetricFamily("lineward_alarm", "1 for each alarm that is up.", labels=["id", "severity"])

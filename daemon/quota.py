@@ -47,6 +47,8 @@ class Quota:
         Of all images together.
     audit_bytes
         Of those of passed parts.
+    spare
+        Lets go of what may be lost altogether, at the beginning of an emergency.
     on_trouble
         Told what is wrong with the disk, in one line; empty when it is over.
     """
@@ -58,6 +60,7 @@ class Quota:
         *,
         max_bytes: int,
         audit_bytes: int,
+        spare: Callable[[], None] = lambda: None,
         on_trouble: Callable[[str], None] = lambda _text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -65,6 +68,7 @@ class Quota:
         self._ledger = ledger
         self.max_bytes = max_bytes
         self.audit_bytes = audit_bytes
+        self._spare = spare
         self._on_trouble = on_trouble
         self._clock = clock
         self._looked = float("-inf")
@@ -112,7 +116,8 @@ class Quota:
         )
 
     def _shrink(self) -> None:
-        """Let images go, the random sample first, until the disk has room or a tenth of the quota is left."""
+        """Let small pictures go, then images, the random sample first, until the disk has room or a tenth is left."""
+        self._spare()
         least = KEPT_IN_EMERGENCY * self.max_bytes
         while self._ledger.image_bytes() > least and used_share(self._root) >= OVER:
             if not self._release(AUDIT) and not self._release():

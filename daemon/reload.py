@@ -17,6 +17,7 @@ from lineward.daemon import log as logs
 from lineward.daemon.changeover import Refused
 from lineward.daemon.config import Config, ConfigError, load_config
 from lineward.daemon.recipes import Recipes
+from lineward.daemon.review import Keeping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,8 +45,11 @@ LIVE = frozenset(
         "review.keep_per_hour",
         "review.keep_fails",
         "review.audit_share",
+        "review.thumbnail_share",
+        "review.thumbnail_px",
         "storage.max_gb",
         "storage.audit_gb",
+        "storage.thumbnails_gb",
         "log.level",
         "log.parts",
     }
@@ -119,13 +123,7 @@ class Reloader:
                 return
             self._config = config
             logs.set_level(config.log.level, parts=config.log.parts)
-            self._review.set_limits(
-                keep_per_hour=config.review.keep_per_hour,
-                max_bytes=round(config.storage.max_gb * 1e9),
-                keep_fails=config.review.keep_fails,
-                audit_share=config.review.audit_share,
-                audit_bytes=round(config.storage.audit_gb * 1e9),
-            )
+            self._review.set_limits(Keeping.of(config))
             self._alarms.set("config", "")
             said = f"in force: {', '.join(changed) or 'nothing new'}"
             if waiting:

@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ import cv2
 
 from lineward.daemon.adopt import Sweep, sweep
 from lineward.daemon.quota import LOOK_S, Quota, remove_image_file
+from lineward.daemon.thumbnails import Thumbnails
 from lineward.models.verdict import Decision
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from lineward.daemon.config import Config
     from lineward.daemon.ledger import Ledger
     from lineward.daemon.result import Result
     from lineward.models.verdict import Verdict
@@ -45,35 +48,69 @@ STEP_S = 0.005
 """Between two files of that: nothing is in less of a hurry."""
 
 
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What is kept, and how much of it.
+
+    Attributes
+    ----------
+    max_bytes, audit_bytes, thumbnail_bytes
+        Quotas: of all images, of those of passed parts among them, and of small pictures beside them.
+    audit_share, thumbnail_share
+        Shares of passed parts, 0..1, drawn at random.
+    """
+
+    keep_per_hour: int
+    max_bytes: int
+    keep_fails: bool
+    audit_share: float = 0.0
+    audit_bytes: int | None = None
+    thumbnail_share: float = 0.0
+    thumbnail_px: int = 160
+    thumbnail_bytes: int = 0
+
+    @classmethod
+    def of(cls, config: Config) -> Keeping:
+        """Return what a configuration says."""
+        review, storage = config.review, config.storage
+        return cls(
+            keep_per_hour=review.keep_per_hour,
+            max_bytes=round(storage.max_gb * 1e9),
+            keep_fails=review.keep_fails,
+            audit_share=review.audit_share,
+            audit_bytes=round(storage.audit_gb * 1e9),
+            thumbnail_share=review.thumbnail_share if storage.thumbnails_gb else 0.0,
+            thumbnail_px=review.thumbnail_px,
+            thumbnail_bytes=round(storage.thumbnails_gb * 1e9) if review.thumbnail_share else 0,
+        )
+
+
 class ReviewStore:
     """Writes kept images as PNG with a side-car JSON below ``<root>/images`` from a thread of its own.
 
     An image beyond the budget of the hour, or one the queue has no room for, is dropped and counted: never a result.
+    Small pictures of passed parts go the same way, and only while nothing else waits.
     """
 
     def __init__(
         self,
         root: Path,
         ledger: Ledger,
+        keeping: Keeping,
         *,
-        keep_per_hour: int,
-        max_bytes: int,
-        keep_fails: bool,
-        audit_share: float = 0.0,
-        audit_bytes: int | None = None,
         on_trouble: Callable[[str], None],
         on_disk: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._root = root
         self._ledger = ledger
-        self._keep_per_hour = keep_per_hour
-        self._keep_fails = keep_fails
-        self._audit_share = audit_share
+        self._keeping = keeping
+        self.thumbnails = Thumbnails(root, max_bytes=keeping.thumbnail_bytes, most_px=keeping.thumbnail_px)
         self.quota = Quota(
             root,
             ledger,
-            max_bytes=max_bytes,
-            audit_bytes=max_bytes if audit_bytes is None else audit_bytes,
+            max_bytes=keeping.max_bytes,
+            audit_bytes=_audit_bytes(keeping),
+            spare=self.thumbnails.drop,
             on_trouble=on_disk,
         )
         self._on_trouble = on_trouble
@@ -82,48 +119,55 @@ class ReviewStore:
         self._swept = Sweep()
         self.kept = 0
         self.dropped = 0
+        self.thumbnails_kept = 0
+        self.thumbnails_dropped = 0
         self._thread = threading.Thread(target=self._work, name="review-images", daemon=True)
         self._thread.start()
 
-    def set_limits(
-        self,
-        *,
-        keep_per_hour: int,
-        max_bytes: int,
-        keep_fails: bool,
-        audit_share: float = 0.0,
-        audit_bytes: int | None = None,
-    ) -> None:
+    def set_limits(self, keeping: Keeping) -> None:
         """Go on with other limits; from any thread."""
-        self._keep_per_hour, self._keep_fails, self._audit_share = keep_per_hour, keep_fails, audit_share
-        self.quota.max_bytes = max_bytes
-        self.quota.audit_bytes = max_bytes if audit_bytes is None else audit_bytes
+        self._keeping = keeping
+        self.quota.max_bytes = keeping.max_bytes
+        self.quota.audit_bytes = _audit_bytes(keeping)
+        self.thumbnails.max_bytes, self.thumbnails.most_px = keeping.thumbnail_bytes, keeping.thumbnail_px
 
     def claim(self, verdict: Verdict) -> str | None:
         """Decide whether this part's image will be kept; return its id, or None.
 
         Called by the loop before the result is recorded, so that the record can name the image.
         """
-        wanted = verdict.needs_review or (self._keep_fails and verdict.decision is Decision.FAIL)
+        keeping = self._keeping
+        wanted = verdict.needs_review or (keeping.keep_fails and verdict.decision is Decision.FAIL)
         if verdict.decision is Decision.PASS:  # what is let through is looked at too, or nobody learns of escapes
-            wanted = random.random() < self._audit_share
+            wanted = random.random() < keeping.audit_share
         if not wanted:
             return None
         now = time.monotonic()
         while self._kept_at and now - self._kept_at[0] > 3600:
             self._kept_at.popleft()
-        if len(self._kept_at) >= self._keep_per_hour or self._queue.full() or self.quota.emergency:
+        if len(self._kept_at) >= keeping.keep_per_hour or self._queue.full() or self.quota.emergency:
             self.dropped += 1
             return None
         self._kept_at.append(now)
         return f"{time.time_ns() // 1000:x}"
 
     def keep(self, image: NDArray[np.uint8], result: Result) -> None:
-        """Take over a frame that was claimed; copies it (1 ms at 5 MP) and returns at once."""
+        """Take over a frame that was claimed or is drawn for a thumbnail; copies it (1 ms at 5 MP) and never waits."""
+        if result.image is None:
+            self._keep_small(image, result)
+            return
         try:
             self._queue.put_nowait((image.copy(), result))
         except queue.Full:  # cannot happen while the loop is the only caller
             self.dropped += 1
+
+    def _keep_small(self, image: NDArray[np.uint8], result: Result) -> None:
+        if result.verdict != Decision.PASS or random.random() >= self._keeping.thumbnail_share:
+            return
+        if not self._queue.empty() or self.quota.emergency:  # images that somebody should look at go first
+            self.thumbnails_dropped += 1
+            return
+        self._queue.put_nowait((image.copy(), result))
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Write what waits, for at most ``timeout_s`` seconds."""
@@ -146,9 +190,14 @@ class ReviewStore:
                 sweeping = self._step(sweeping)
                 with contextlib.suppress(OSError):
                     self.quota.watch()
+                self.thumbnails.fit()
                 continue
             if item is None:
+                self.thumbnails.close()
                 return
+            if item[1].image is None:
+                self._write_small(*item)
+                continue
             try:
                 if not self._write(*item):
                     self.dropped += 1
@@ -177,6 +226,21 @@ class ReviewStore:
             log.warning("images: %s", self._swept)
         return None
 
+    def _write_small(self, image: NDArray[np.uint8], result: Result) -> None:
+        """Write a small picture; what the disk does not take is counted, and who misses it more says why."""
+        try:
+            done = self.thumbnails.add(result.seq, result.trigger_unix_ns, result.product, image)
+        except OSError as error:
+            log.debug("a thumbnail could not be kept: %s", error)
+            done = False
+        except Exception:  # as with images
+            log.exception("a thumbnail could not be kept")
+            done = False
+        if done:
+            self.thumbnails_kept += 1
+        else:
+            self.thumbnails_dropped += 1
+
     def _write(self, image: NDArray[np.uint8], result: Result) -> bool:
         """Write one image; False when there is no room for it."""
         assert result.image is not None
@@ -201,6 +265,10 @@ class ReviewStore:
             remove_image_file(path)  # without a row it would not count against the quota
             raise
         return True
+
+
+def _audit_bytes(keeping: Keeping) -> int:
+    return keeping.max_bytes if keeping.audit_bytes is None else keeping.audit_bytes
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -358,7 +358,13 @@ def mqtt_page() -> str:
                             "broker has not acknowledged)."
                         ),
                     ),
-                    ("`images`", "`kept` and `dropped` images for review."),
+                    (
+                        "`images`",
+                        (
+                            "`kept` and `dropped` images for review, `deleted` ones; `thumbnails` of passed parts and "
+                            "`thumbnails_dropped`."
+                        ),
+                    ),
                     ("`triggers_waiting`", "Triggers that have no answer yet."),
                     (
                         "`watch`",

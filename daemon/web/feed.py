@@ -27,10 +27,14 @@ from lineward.daemon.novelty import BEFORE, LOOK_BACK, RECENT, in_words, rises
 if TYPE_CHECKING:
     from lineward.daemon.config import Config
     from lineward.daemon.ledger_read import LedgerReader, Row
+    from lineward.daemon.thumbnails import Thumbnail, ThumbnailReader
 
 log = logging.getLogger("lineward.web.feed")
 
 LATEST = 12
+PASSED = 8
+"""Small pictures of passed parts that are shown."""
+
 FRESH_S = 0.9
 FIGURES_S = 5.0
 LET_GO_S = 6.0
@@ -78,6 +82,7 @@ class Snapshot:
     product: str = ""
     model: str = ""
     watch: dict[str, Any] = field(default_factory=dict)
+    passed: list[Thumbnail] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
 
     @property
@@ -90,9 +95,10 @@ class Snapshot:
 class Feed:
     """One for all open pages. `snapshot` may be called from any thread."""
 
-    def __init__(self, config: Config, ledger: LedgerReader) -> None:
+    def __init__(self, config: Config, ledger: LedgerReader, thumbnails: ThumbnailReader) -> None:
         self._config = config
         self._ledger = ledger
+        self._thumbnails = thumbnails
         self._lock = threading.Lock()
         self._client: paho.Client | None = None
         self._topics: dict[str, Any] = {}
@@ -226,6 +232,7 @@ class Feed:
             product=str(state.get("product") or (rows[0].product if rows else "")),
             model=str(state.get("model") or ""),
             watch=_table(stats, "watch"),
+            passed=self._thumbnails.newest(PASSED),
             troubles=troubles,
         )
 

@@ -232,7 +232,8 @@ def _method(scope: Scope) -> Any:
 
 
 def _sign_in_first(scope: Scope) -> Response:
-    if scope["type"] == "http" and scope["method"] == "GET" and not scope["path"].startswith(("/_nicegui", "/picture")):
+    is_part = scope["path"].startswith(("/_nicegui", "/picture", "/thumbnail"))
+    if scope["type"] == "http" and scope["method"] == "GET" and not is_part:
         return RedirectResponse(f"/login?to={quote(scope['path'])}", 303)
     return PlainTextResponse("sign in first", 401)
 

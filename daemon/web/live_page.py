@@ -12,6 +12,7 @@ from nicegui import ui
 from lineward.daemon.label_records import LABELLED
 from lineward.daemon.web import words
 from lineward.daemon.web.health_card import HealthCard
+from lineward.daemon.web.passed_card import PassedCard
 from lineward.daemon.web.shell import div, frame, picture_url, set_source, text
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Live:
         text("Latest parts", "lw-h2", "h2")
         with div("lw-strip"):
             self._strip = [_Chip() for _ in range(STRIP)]
+        text("Passed lately", "lw-h2", "h2")
+        self._passed = PassedCard()
         ui.timer(LOOK_S, self._look)
 
     async def _look(self) -> None:
@@ -150,6 +153,7 @@ class Live:
         self._health.show(now.watch)
         for number, chip in enumerate(self._strip):
             chip.show(now.answers[number] if number < len(now.answers) else None)
+        self._passed.show(now.passed)
 
     def _show_picture(self, now: Snapshot) -> None:
         with_picture = next((answer for answer in now.answers if answer.image), None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from lineward.images import ImageFileError, decode_image
+from lineward.images import ImageFileError, decode_image, encode_jpeg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,12 +133,7 @@ class Pictures:
 
 def encode(pixels: NDArray[np.uint8], most_px: int) -> bytes:
     """Return a JPEG of ``(H, W)`` or ``(H, W, 3)`` RGB uint8, shrunk to at most so many pixels on a side."""
-    scale = most_px / max(pixels.shape[:2])
-    if scale < 1:
-        pixels = np.asarray(cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
-    bgr = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90 if most_px > THUMB_PX else 80])
-    return data.tobytes()
+    return encode_jpeg(pixels, most_px, 90 if most_px > THUMB_PX else 80)
 
 
 def heat_png(heatmap: NDArray[np.float32], roi: tuple[float, float, float, float] | None) -> bytes:

@@ -201,6 +201,11 @@ def _add_pictures(app: FastAPI, station: Station) -> None:
         data = station.pictures.jpeg(image, SIZES[size]) if size in SIZES else None
         return _gone() if data is None else Response(data, media_type="image/jpeg", headers=KEEP)
 
+    @app.get("/thumbnail/{at_ns}")
+    def thumbnail(at_ns: int) -> Response:
+        data = station.thumbnails.jpeg(at_ns)
+        return _gone() if data is None else Response(data, media_type="image/jpeg", headers=KEEP)
+
     @app.get("/picture/{image}")
     async def heat(image: str) -> Response:
         part = await run_in_threadpool(station.labels.part, image)

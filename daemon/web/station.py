@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lineward.daemon.label_records import BLIND, FIRST, SECOND
 from lineward.daemon.labels import LabelStore
 from lineward.daemon.ledger_read import LedgerReader
+from lineward.daemon.thumbnails import ThumbnailReader
 from lineward.daemon.web.feed import Feed
 from lineward.daemon.web.flagged import Flagged
 from lineward.daemon.web.heat import HeatMaps
@@ -76,7 +77,8 @@ class Station:
         self.ledger = LedgerReader(self.root / "ledger.sqlite3")
         self.flagged = Flagged(self.ledger, self.labels)
         self.pictures = Pictures(self.labels)
-        self.feed = Feed(config, self.ledger)
+        self.thumbnails = ThumbnailReader(self.root)
+        self.feed = Feed(config, self.ledger, self.thumbnails)
         self.heat = HeatMaps()
         self.jobs = Jobs(self)
         self._manifests: dict[Path, tuple[tuple[int, ...], Manifest]] = {}

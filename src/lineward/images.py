@@ -1,4 +1,4 @@
-"""Read image files: the one decoder that replay, training, `predict` and the review page share."""
+"""Read image files: the one decoder that replay, training, `predict` and the review page share. Make small JPEGs."""
 
 from __future__ import annotations
 
@@ -112,3 +112,13 @@ def _to_uint8_rgb(pixels: NDArray[np.generic], name: str, significant_bits: int)
         channels = pixels.shape[2]
         pixels = pixels[:, :, 0] if channels == 1 else pixels[:, :, 2::-1]
     return np.ascontiguousarray(pixels, dtype=np.uint8)
+
+
+def encode_jpeg(image: NDArray[np.uint8], most_px: int, quality: int) -> bytes:
+    """Return a JPEG of ``(H, W)`` or ``(H, W, 3)`` RGB uint8, shrunk to at most so many pixels on a side."""
+    scale = most_px / max(image.shape[:2])
+    if scale < 1:
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

@@ -15,7 +15,7 @@ from lineward.daemon.ledger import Ledger
 from lineward.daemon.publish import Endpoint, Publisher
 from lineward.daemon.recipes import ActiveRecipe
 from lineward.daemon.result import ModelRef
-from lineward.daemon.review import ReviewStore
+from lineward.daemon.review import Keeping, ReviewStore
 from lineward.daemon.triggers import TriggerBook
 from lineward.drivers.camera import CameraInfo, Frame
 from lineward.models.verdict import Decision, Verdict
@@ -63,7 +63,10 @@ class Desk:
         )
         self.troubles: list[str] = []
         self.review = ReviewStore(
-            root, self.ledger, keep_per_hour=100, max_bytes=10**8, keep_fails=False, on_trouble=self.troubles.append
+            root,
+            self.ledger,
+            Keeping(keep_per_hour=100, max_bytes=10**8, keep_fails=False),
+            on_trouble=self.troubles.append,
         )
         self.health = Health(root)
         self.alarms = Alarms()

@@ -102,7 +102,7 @@ def test_the_designs_example_is_accepted(write) -> None:
         (
             GOOD + "[storage]\nxyzzy = 1\n",
             "storage.xyzzy = 1",
-            "known keys are audit_gb, ledger_rows, max_gb, outbox_mb, root",
+            "known keys are audit_gb, ledger_rows, max_gb, outbox_mb, root, thumbnails_gb",
         ),
         (GOOD.replace("folder =", "foldr ="), "camera.foldr = 'images'", "did you mean folder?"),
         (GOOD + "[surprise]\n", "surprise = {}", "known keys are camera"),

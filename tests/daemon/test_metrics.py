@@ -53,7 +53,7 @@ def test_every_figure_of_stats_is_served(tmp_path: Path, make_result: Callable[.
         return {
             **health.stats(),
             "mqtt": {"connected": True, "outbox": 7, "reconnects": 2},
-            "images": {"kept": 5, "dropped": 1},
+            "images": {"kept": 5, "dropped": 1, "thumbnails": 9, "thumbnails_dropped": 2},
             "triggers_waiting": 4,
             "watch": watch.stats(),
         }
@@ -70,6 +70,8 @@ def test_every_figure_of_stats_is_served(tmp_path: Path, make_result: Callable[.
     assert found["lineward_camera_temperature_celsius", ""] == 41.5
     assert found["lineward_outbox_results", ""] == 7
     assert found["lineward_images_dropped_total", ""] == 1
+    assert found["lineward_thumbnails_kept_total", ""] == 9
+    assert found["lineward_thumbnails_dropped_total", ""] == 2
     assert found["lineward_triggers_waiting", ""] == 4
     assert found["lineward_alarm", "brightness,warning"] == 1
     assert found["lineward_disk_free_bytes", ""] > 0

@@ -17,7 +17,7 @@ from lineward.daemon.adopt import GRACE_S, Sweep, sweep
 from lineward.daemon.ledger import Ledger
 from lineward.daemon.ledger_file import POWER_CUT_GAP
 from lineward.daemon.quota import Quota
-from lineward.daemon.review import ReviewStore
+from lineward.daemon.review import Keeping, ReviewStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +36,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def keep(root: Path, ledger: Ledger, result: Result, kind: str, number: int) -> ImageRow:
     """Keep one image of about 2.5 kB as the station does, whatever the quota says."""
-    store = ReviewStore(root, ledger, keep_per_hour=9, max_bytes=10**9, keep_fails=True, on_trouble=lambda _text: None)
+    keeping = Keeping(keep_per_hour=9, max_bytes=10**9, keep_fails=True)
+    store = ReviewStore(root, ledger, keeping, on_trouble=lambda _text: None)
     recorded = ledger.record(replace(result, seq=0, verdict=kind, image=f"{time.time_ns():x}"))
     store.keep(np.random.default_rng(number).integers(0, 256, (40, 60), np.uint8), recorded)
     store.close()

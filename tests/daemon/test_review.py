@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from lineward.daemon.ledger import Ledger
-from lineward.daemon.review import ReviewStore, write_whole
+from lineward.daemon.review import Keeping, ReviewStore, write_whole
 from lineward.images import read_image
 from lineward.models.verdict import Decision, Verdict
 
@@ -35,8 +35,11 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def make_store(root: Path, ledger: Ledger, **options: object) -> tuple[ReviewStore, list[str]]:
     troubles: list[str] = []
-    values = {"keep_per_hour": 100, "max_bytes": 10**9, "keep_fails": False, **options}
-    return ReviewStore(root, ledger, on_trouble=troubles.append, **values), troubles  # type: ignore[arg-type]
+    return ReviewStore(root, ledger, keeping(**options), on_trouble=troubles.append), troubles
+
+
+def keeping(**options: Any) -> Keeping:
+    return Keeping(**{"keep_per_hour": 100, "max_bytes": 10**9, "keep_fails": False, **options})
 
 
 def picture(seed: int, *, colour: bool = False) -> np.ndarray:
@@ -153,7 +156,7 @@ def test_a_share_of_the_passed_parts_is_kept_to_find_escapes(tmp_path: Path, led
     """Rule: nothing passed is kept unless asked for; a share of 1 keeps each, and a new share holds at once."""
     store, _ = make_store(tmp_path, ledger)
     assert [store.claim(PASS) for _ in range(20)] == [None] * 20
-    store.set_limits(keep_per_hour=100, max_bytes=10**9, keep_fails=False, audit_share=1.0)
+    store.set_limits(keeping(audit_share=1.0))
     assert all(store.claim(PASS) for _ in range(20))
     assert store.claim(FAIL) is None
     store.close()

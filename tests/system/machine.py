@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
-PACKAGES = "systemd,systemd-sysv,dbus,udev,python3,mosquitto,mosquitto-clients"
+PACKAGES = "systemd,systemd-sysv,dbus,udev,python3,python3-venv,make,mosquitto,mosquitto-clients"
 OLD, NEW = "0.0.9", "0.1.0"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "/var/cache") / "lineward-tests"
 
@@ -62,7 +63,7 @@ def only_one() -> Iterator[None]:
 
 def base_tree() -> Path:
     """Debian with what the machine needs, made once: 35 s to 2 min."""
-    tree = CACHE / SUITE
+    tree = CACHE / f"{SUITE}-{zlib.crc32(PACKAGES.encode()):08x}"
     if not tree.exists():
         fresh = CACHE / f"{SUITE}.fresh"
         shutil.rmtree(fresh, ignore_errors=True)
@@ -147,7 +148,8 @@ class Machine:
         """Run a command in the machine."""
         inside = ["nsenter", "--target", str(self._init), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
         done = subprocess.run(
-            [*inside, "--root", "--wd=/", "--", *map(str, command)],
+            # nsenter opens its --wd out here, and a shell cannot find the way from there to its root.
+            [*inside, "--root", "--", "env", "--chdir=/", *map(str, command)],
             capture_output=True,
             text=True,
             timeout=timeout_s,

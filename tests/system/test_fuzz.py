@@ -23,6 +23,7 @@ from lineward.daemon.label_records import LabelError
 from lineward.daemon.labels import LabelStore
 from lineward.daemon.ledger import Ledger, LedgerError
 from lineward.daemon.recipes import Recipes
+from lineward.daemon.thumbnails import FILE, ThumbnailReader, Thumbnails
 from lineward.images import ImageFileError, read_image
 from lineward.models import store
 from lineward.models.bundle import BundleError, load_bundle
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(3600 if LONG else 120)
+pytestmark = pytest.mark.timeout(3600 if LONG else 300)
 
 CASES = 10_000 if LONG else 400
 MOST_WORDS = 4000
@@ -165,6 +166,21 @@ def read_ledger(path: Path) -> None:
         ledger.close()
 
 
+def read_thumbnails(path: Path) -> None:
+    """Whatever was there, the page does not stumble, and what comes next is kept."""
+    reader, thumbnails = ThumbnailReader(path.parent), Thumbnails(path.parent, max_bytes=10**6, most_px=32)
+    for one in reader.newest(100):
+        reader.jpeg(one.at_ns)
+    try:
+        for seq in range(10, 16):
+            with contextlib.suppress(OSError):  # a damaged file is begun anew for the next one
+                thumbnails.add(seq, seq, "bracket", np.full((32, 32), seq, np.uint8))
+        assert thumbnails.add(40, 40, "bracket", np.zeros((32, 32), np.uint8))
+    finally:
+        thumbnails.close()
+    assert reader.jpeg(40)
+
+
 def read_labels(path: Path) -> None:
     try:
         labels = LabelStore(path.parent)
@@ -197,6 +213,10 @@ def originals(bundle: Path, tmp_path: Path, images: Path) -> dict[str, tuple[byt
     ledger.close()
     labels = LabelStore(whole)
     labels.close()
+    thumbnails = Thumbnails(whole, max_bytes=10**6, most_px=32)
+    for seq in range(20):
+        assert thumbnails.add(seq, seq, "bracket", np.full((32, 32), seq, np.uint8))
+    thumbnails.close()
     picture = next(images.iterdir())
     store.add(whole, bundle)
     product = next(path for path in (whole / "models").iterdir() if path.is_dir())
@@ -209,6 +229,7 @@ def originals(bundle: Path, tmp_path: Path, images: Path) -> dict[str, tuple[byt
         "storage/ledger.sqlite3": ((whole / "ledger.sqlite3").read_bytes(), read_ledger),
         "storage/ledger.seq": ((whole / "ledger.seq").read_bytes(), read_ledger),
         "storage/labels.sqlite3": ((whole / "labels.sqlite3").read_bytes(), read_labels),
+        f"storage/{FILE}": ((whole / FILE).read_bytes(), read_thumbnails),
         f"storage/models/{product.name}/{pointer.name}": (pointer.read_bytes(), read_store),
         "storage/images/bracket/2026-01-01/7-ab.json": (json.dumps({"seq": 7, "image": "ab"}).encode(), read_side_car),
         "tiles.lward": (bundle.read_bytes(), read_bundle),

@@ -12,6 +12,8 @@ import pytest
 from tests.broker import wait_until
 from tests.system.line import heard_in_order
 
+from lineward.daemon.thumbnails import ThumbnailReader
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -25,13 +27,19 @@ CAMERA: dict[str, Any] = {"driver": "simulated", "width": 320, "height": 256, "r
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of two megabytes."""
+def disk_mb() -> int:
+    """Size of the small disk; a test may ask for another."""
+    return 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, disk_mb: int) -> Iterator[Path]:
+    """A file system of a few megabytes."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small file system")
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "lineward-test", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={disk_mb}m", "lineward-test", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting is not allowed here")
     yield folder
@@ -80,6 +88,35 @@ def test_a_full_disk_does_not_stop_the_line(
     frames = [row["frame_id"] for row in rows]
     assert frames == sorted(set(frames))
     assert len(made.lines("WARNING .*the disk of")) <= changes(hear, "storage").count(True), made.log
+
+
+@pytest.mark.parametrize("disk_mb", [200])
+def test_at_95_percent_images_make_room_and_inspection_goes_on(
+    line: Callable[..., Line], small_disk: Path, broker: Mosquitto, hear: Subscriber
+) -> None:
+    """Rule: an alarm is raised before the disk is full, small pictures go at once, and answers are still written."""
+    camera = {**CAMERA, "rate_hz": 5}  # a part takes some 15 kB until the log begins anew: the room lasts for minutes
+    made = line(port=broker.port, camera=camera, storage={"root": str(small_disk)}, review={"thumbnail_share": 1.0})
+    made.start()
+    reader = ThumbnailReader(small_disk)
+    wait_until(lambda: reader.newest(1) != [], 60, "a small picture")
+    usage = os.statvfs(small_disk)
+    with (small_disk / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, (usage.f_bavail - usage.f_blocks * 3 // 100) * usage.f_frsize)
+    wait_until(lambda: changes(hear, "disk") == [True], 30, "alarm disk")
+    assert "make room there, or lower storage.max_gb" in hear.on("alarm")[-1].json["disk"]["text"]
+    wait_until(lambda: reader.newest(1) == [], what="no small picture")
+    count = len(hear.on("result"))
+    wait_until(lambda: len(hear.on("result")) >= count + 10, 30, "results on a disk that is nearly full")
+    assert reader.newest(1) == []
+    assert changes(hear, "storage") == [], "the ledger has room"
+    (small_disk / "filler").unlink()
+    wait_until(lambda: changes(hear, "disk") == [True, False], 30, "alarm cleared")
+    wait_until(lambda: reader.newest(1) != [], 30, "small pictures again")
+    assert made.end()[0] == 0
+    rows = made.rows()
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+    heard_in_order(hear, rows)
 
 
 def test_a_read_only_folder_does_not_stop_the_line(

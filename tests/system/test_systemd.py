@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import sqlite3
 import textwrap
 import time
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +21,6 @@ from tests.system.machine import NEW, OLD, Machine, missing, only_one, packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing() or "-"),
@@ -26,9 +28,11 @@ pytestmark = [
 ]
 
 RATE_HZ = 10
+DEADLINE_MS = 8000
+"""Beside other tests a part may wait for a second; what is tested here is that none is without an answer."""
 CONFIG = {
     "camera": {"driver": "simulated", "width": 320, "height": 256, "rate_hz": RATE_HZ, "defect_rate": 0.3},
-    "inspection": {"model": "/var/lib/lineward/models/tiles.lward", "deadline_ms": 500},
+    "inspection": {"model": "/var/lib/lineward/models/tiles.lward", "deadline_ms": DEADLINE_MS},
     "mqtt": {"port": 1883},
     "log": {"parts": True},
 }
@@ -89,6 +93,17 @@ class Station(Machine):
     def pid(self) -> int:
         return int(self.show("lineward", "MainPID"))
 
+    def on_this_machine(self, pid: int) -> int:
+        """The number that a process of the machine has out here."""
+        inside = Path(f"/proc/{self._init}/ns/pid").readlink()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (process / "ns/pid").readlink() == inside:
+                    found = re.search(r"^NSpid:.*\t(\d+)$", (process / "status").read_text(), flags=re.MULTILINE)
+                    if found is not None and int(found[1]) == pid:
+                        return int(process.name)
+        raise AssertionError(f"process {pid} is not in the machine")
+
     def rows(self) -> list[tuple[Any, ...]]:
         database = self.tree / "var/lib/lineward/ledger.sqlite3"
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5)) as db:
@@ -137,6 +152,52 @@ def test_ready_means_that_the_camera_streams_and_the_model_is_warm(station: Stat
     assert station.show("lineward", "User") == "lineward"
 
 
+def test_a_model_that_loads_slowly_is_no_failed_start(station: Station) -> None:
+    """Rule: signs of life give a daemon that loads its model more time than the unit has; the start does not fail."""
+    started_us = int(station.show("lineward", "ExecMainStartTimestampMonotonic"))
+    usual_s = (int(station.show("lineward", "ActiveEnterTimestampMonotonic")) - started_us) / 1e6
+    limit_s = max(8, round(4 * usual_s))
+    drop_in = "/run/systemd/system/lineward.service.d/start.conf"
+    station.run("systemctl", "stop", "lineward")
+    station.run("sh", "-c", f"printf '[Service]\\nTimeoutStartSec={limit_s}\\n' > {drop_in}; systemctl daemon-reload")
+    database = station.tree / "var/lib/lineward/ledger.sqlite3-wal"
+    assert not database.exists()
+    began = time.monotonic()
+    station.run("systemctl", "start", "--no-block", "lineward")
+    wait_until(lambda: station.pid != 0, limit_s, "the daemon")
+    daemon = station.on_this_machine(station.pid)
+    told = set()
+    try:
+        while not database.exists():  # it opens its storage right before it loads the model
+            assert time.monotonic() - began < limit_s, station.journal()
+        os.kill(daemon, signal.SIGSTOP)
+        while time.monotonic() - began < limit_s + 4:
+            told.add((station.show("lineward", "ActiveState"), station.show("lineward", "StatusText")))
+            time.sleep(1.5)
+            run_a_little(daemon)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert {state for state, _ in told} == {"activating"}, told
+    assert "loading the model" in {text for _, text in told}
+    wait_until(lambda: station.show("lineward", "ActiveState") == "active", 60, f"the start; {station.journal()}")
+    assert station.on_this_machine(station.pid) == daemon, "it was not started a second time"
+    station.run("sh", "-c", f"rm {drop_in}; systemctl daemon-reload")
+
+
+def run_a_little(pid: int) -> None:
+    """Let a stopped process go on until its main thread has moved, or all threads together had 15 ms; then stop it."""
+
+    def used_ms(threads: str) -> float:
+        return sum(int(thread.read_text().split()[0]) for thread in Path(f"/proc/{pid}/task").glob(threads)) / 1e6
+
+    main, all_threads = f"{pid}/schedstat", "*/schedstat"
+    until_s, moved_ms, most_ms = time.monotonic() + 0.3, used_ms(main) + 0.2, used_ms(all_threads) + 15
+    os.kill(pid, signal.SIGCONT)
+    while time.monotonic() < until_s and used_ms(main) < moved_ms and used_ms(all_threads) < most_ms:
+        time.sleep(0.0005)
+    os.kill(pid, signal.SIGSTOP)
+
+
 def test_the_journal_can_be_asked_for_failed_parts(station: Station) -> None:
     """Rule: `journalctl VERDICT=fail` finds exactly the failed parts of the ledger, with their numbers."""
     station.wait_rows(60)
@@ -150,7 +211,7 @@ def test_reload_changes_what_it_can_without_a_missed_part(station: Station) -> N
     """Rule: `systemctl reload` puts the new configuration in force between two parts; no frame is without an answer."""
     station.wait_rows(20)
     pid, before = station.pid, len(station.rows())
-    station.configure(threads=1, deadline_ms=700)
+    station.configure(threads=1, deadline_ms=DEADLINE_MS + 1000)
     station.run("systemctl", "reload", "lineward")
     station.wait_rows(before + 30)
     rows = station.rows()[before - 5 :]
@@ -170,7 +231,7 @@ def test_a_faulty_file_changes_nothing_and_reload_says_so(station: Station) -> N
     assert station.show("lineward", "ActiveState") == "active"
     assert station.pid == pid
     assert station.entries(
-        "-u", "lineward", "--grep", "inspection.deadline = 500: no such key; did you mean deadline_ms"
+        "-u", "lineward", "--grep", f"inspection.deadline = {DEADLINE_MS}: no such key; did you mean deadline_ms"
     )
     station.configure()
     station.run("systemctl", "reload", "lineward")
@@ -331,7 +392,7 @@ def test_an_upgrade_keeps_the_ledger_and_goes_on_inspecting(station: Station) ->
     rows = station.rows()
     assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
     assert rows[: len(before)] == before
-    assert "deadline_ms = 500" in (station.tree / "etc/lineward/lineward.toml").read_text(), (
+    assert f"deadline_ms = {DEADLINE_MS}" in (station.tree / "etc/lineward/lineward.toml").read_text(), (
         "the file of the site stays"
     )
 
