@@ -14,6 +14,7 @@ from lineward.daemon.ledger_file import SCHEMA
 from lineward.daemon.ledger_read import LedgerReader
 from lineward.daemon.machine import Finding, Level
 from lineward.daemon.recipes import Recipes
+from lineward.daemon.review import Keeping
 from lineward.drivers import registry
 from lineward.drivers.camera import CameraError
 
@@ -36,7 +37,9 @@ def examine(config: Config, path: Path) -> Iterator[Finding]:
     for recipes, name in _all(config):
         yield _of_check(check_recipe(recipes, name), mend_model(recipes.find(name).model, path))
     yield _of_check(check_broker(config), mend_broker(config.mqtt.host))
-    yield from machine.look_at_storage(config.storage.root, quota_bytes=config.storage.max_gb * 1e9)
+    keeping = Keeping.of(config)
+    quotas = keeping.max_bytes + keeping.thumbnail_bytes
+    yield from machine.look_at_storage(config.storage.root, quota_bytes=quotas)
     if (database := config.storage.root / "ledger.sqlite3").exists():
         yield ledger(database, config.storage.max_gb)
     yield from machine.secrets(_secrets(config))

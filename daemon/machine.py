@@ -242,7 +242,7 @@ def disk_space(folder: Path, *, quota_bytes: float) -> Finding:
         return Finding(
             "disk space",
             Level.HINT,
-            f"{text}; storage.max_gb allows {quota_bytes / 1e9:.0f} GB of images, more than fit here",
+            f"{text}; storage.max_gb and thumbnails_gb allow {quota_bytes / 1e9:.0f} GB of images, more than fit here",
             f"set storage.max_gb = {usage.total / 2e9:.1f} and run `lineward reload`",
         )
     if share >= LOW_SHARE:

@@ -10,7 +10,7 @@ from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import ui
 
 from lineward.daemon.web import words
-from lineward.daemon.web.jobs import FULL, QUICK, RUNNING, STAGES
+from lineward.daemon.web.jobs import DONE, FULL, QUICK, RUNNING, STAGES
 from lineward.daemon.web.shell import button, div, frame, markup, say, table, text, thumb
 from lineward.daemon.web.thresholds import Dial
 from lineward.models import store
@@ -121,7 +121,8 @@ class Improve:
         self._drawn = None
 
     def _job(self) -> Job | None:
-        return self._page.station.jobs.latest(self._page.product)
+        """Return the training whose candidate is shown: one that was cancelled later does not hide it."""
+        return self._page.station.jobs.proposal(self._page.product)
 
     # ---- what is shown
 
@@ -142,8 +143,9 @@ class Improve:
             now = await asyncio.to_thread(station.feed.snapshot)
             p99 = "not known" if now.p99_ms is None else f"{now.p99_ms:.0f} ms for 99 of 100 parts"
             self._line.set_text(f"The line goes first. Its answers take {p99}.")
+        last = station.jobs.latest(self._page.product)
         self._said.set_text(
-            "" if job is None or job.state in {RUNNING, "done"} else f"The last training: {job.state}. {job.text}"
+            "" if last is None or last.state in {RUNNING, DONE} else f"The last training: {last.state}. {last.text}"
         )
         # An escape may be found while the page is open: what was allowed a moment ago is not any more.
         reason = await asyncio.to_thread(station.jobs.why_not, job) if job is not None else "train one first"
@@ -172,7 +174,7 @@ class Improve:
                 text("Train a new model to see what it would change.", "lw-muted")
             else:
                 _draw_result(job.result)
-                if job.state == "done":
+                if job.state == DONE:
                     Dial(self._page, job)
         records = [
             record for record in await asyncio.to_thread(store.audit, station.root) if record.get("product") == product

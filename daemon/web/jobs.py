@@ -121,6 +121,7 @@ class Jobs:
         self._process: subprocess.Popen[bytes] | None = None
         self._job: Job | None = None
         self._latest: dict[tuple[str, str], Job] = {}
+        self._trainings: dict[str, list[Job]] = {}
         for path in sorted(self._folder.glob("*/job.json")):
             with suppress(ValueError, TypeError, OSError):
                 job = Job(**json.loads(path.read_bytes()))
@@ -128,6 +129,8 @@ class Jobs:
                     job.state = INTERRUPTED
                     job.text = f"the page was ended during the {WHAT[job.kind]}; start it again, what is done is kept"
                 self._latest[job.product, job.kind] = job
+                if job.kind == TRAIN:
+                    self._trainings.setdefault(job.product, []).append(job)
 
     @property
     def running(self) -> Job | None:
@@ -138,6 +141,11 @@ class Jobs:
     def latest(self, product: str, kind: str = TRAIN) -> Job | None:
         """Return the newest training or check of a product."""
         return self._latest.get((product, kind))
+
+    def proposal(self, product: str) -> Job | None:
+        """Return the newest training whose candidate was compared; a later one that was cancelled does not hide it."""
+        done = (job for job in reversed(self._trainings.get(product, [])) if job.result is not None)
+        return next((job for job in done if self.candidate(job).is_file()), None)
 
     def candidate(self, job: Job) -> Path:
         """Return where the candidate of a training is."""
@@ -155,9 +163,10 @@ class Jobs:
             if self.running is not None:
                 raise JobError(f"{self.running.by} has a {WHAT[self.running.kind]} running; wait for it or cancel it")
             if only_compare:
-                job = self.latest(product)
-                if job is None or not self.candidate(job).is_file():
+                found = self.proposal(product)
+                if found is None:
                     raise JobError("there is no candidate to compare; train one first")
+                job = found
                 job.state, job.stage, job.done, job.of, job.started_s = RUNNING, "compare", 0, 0, time.time()
             else:
                 counts = self._station.labels.counts(product)
@@ -171,6 +180,8 @@ class Jobs:
                     kind,
                     tier,
                 )
+                if kind == TRAIN:
+                    self._trainings[product] = [*self._trainings.get(product, [])[-KEEP_JOBS:], job]
             self._job = self._latest[product, kind] = job
         log.info("%s starts a %s of %s", by, "comparison" if only_compare else WHAT[kind], product)
         threading.Thread(target=self._run, args=(job,), name="training", daemon=True).start()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
+SUITE = "bookworm"
 PACKAGES = "systemd,systemd-sysv,dbus,udev,python3,python3-venv,make,mosquitto,mosquitto-clients"
 OLD, NEW = "0.0.9", "0.1.0"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "/var/cache") / "lineward-tests"
@@ -67,7 +67,7 @@ def base_tree() -> Path:
     if not tree.exists():
         fresh = CACHE / f"{SUITE}.fresh"
         shutil.rmtree(fresh, ignore_errors=True)
-        do("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, fresh, MIRROR, timeout_s=900)
+        do("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, fresh, timeout_s=900)
         fresh.rename(tree)
     return tree
 
