@@ -179,7 +179,12 @@ def train_full(  # noqa: PLR0915 - one step after the other
             progress=_stage(report, "fit"),
         )
         labels = dataset.labels
-        held = grouped_folds(labels, prepared.groups, seed) == 0
+        held = keep_from_tuning(labels, prepared.groups, seed)
+        if held is None:
+            raise DatasetError(
+                f"{data}: too few parts that can be told apart for --tier full, which keeps at least two good and two "
+                "defective ones away from tuning; name the parts in groups.csv, add others, or use --tier quick"
+            )
         maps = _early_maps(
             backbone, prepared.spec, dataset.sources, Path(scratch), list(FLIPS), threads, _stage(report, "maps")
         )
@@ -248,6 +253,20 @@ def train_full(  # noqa: PLR0915 - one step after the other
         remember_training_set(cache, dataset)
         trim_cache(cache, {source.digest for source in dataset.sources})
     return TrainReport(out, sha256, manifest, perf_counter() - started, training_warnings(dataset, manifest))
+
+
+def keep_from_tuning(labels: NDArray[np.bool_], groups: NDArray[np.int64], seed: int) -> NDArray[np.bool_] | None:
+    """Choose a fold of parts, or more where one has fewer than two parts of either kind: its halves judge each other.
+
+    Returns ``(n,)`` bool, or None when nothing would be left to tune with.
+    """
+    folds = grouped_folds(labels, groups, seed)
+    for count in range(1, int(folds.max()) + 1):
+        held = folds < count
+        kinds = (labels, ~labels)
+        if all(len(set(groups[held & kind].tolist())) >= 2 and (kind & ~held).any() for kind in kinds):
+            return held
+    return None
 
 
 def _checkpoint(cache: Path, dataset: Dataset, prepared: Prepared, seed: int, tuning_s: float) -> Path:

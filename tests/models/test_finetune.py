@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lineward.models.bundle import load_manifest
-from lineward.models.finetune import TorchMissingError, train_full
+from lineward.models.finetune import TorchMissingError, keep_from_tuning, train_full
 from lineward.models.session import Session
 
 if TYPE_CHECKING:
@@ -43,6 +43,25 @@ def test_the_full_tier_makes_the_same_kind_of_bundle(data: Path, cache: Path, tm
     assert list(seen) == ["read", "features", "fit", "maps", "tune", "check"]
     assert all(done == total for done, total in seen.values())
     assert Session(report.model).run(np.full((96, 96, 1), 127, np.uint8)).heatmap.shape == (1, 6, 6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_both_halves_of_what_is_kept_from_tuning_have_both_kinds(seed: int) -> None:
+    """Rule: with few parts, some in many pictures, as many are kept as it takes to judge and be judged."""
+    groups = np.repeat(np.arange(12), [20, 1, 1, 1, 1, 1, 9, 1, 1, 1, 1, 1])
+    labels = groups >= 6
+    held = keep_from_tuning(labels, groups, seed)
+    assert held is not None
+    for kind in (labels, ~labels):
+        assert len(set(groups[held & kind])) >= 2
+        assert (kind & ~held).any()
+    assert not set(groups[held]) & set(groups[~held]), "a part is on one side"
+
+
+def test_what_cannot_be_kept_from_tuning_is_refused() -> None:
+    """Rule: two defective parts cannot be tuned with and judged with."""
+    groups = np.arange(20)
+    assert keep_from_tuning(groups >= 18, groups, 0) is None
 
 
 @needs_torch
