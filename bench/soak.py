@@ -154,8 +154,8 @@ def run(parts: int, folder: Path, *, light: bool) -> dict[str, Any]:
         model=model,
         port=broker.port,
         camera={"driver": "folder", "folder": str(images), "loop": True},
-        storage={"max_gb": 0.05, "ledger_rows": 100_000_000},
-        review={"keep_per_hour": 2000, "keep_fails": True, "audit_share": 0.01},
+        storage={"max_gb": 0.05, "thumbnails_gb": 0.002, "ledger_rows": 100_000_000},
+        review={"keep_per_hour": 2000, "keep_fails": True, "audit_share": 0.01, "thumbnail_share": 0.1},
         log={"parts": False},
     )
     try:
