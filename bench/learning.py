@@ -146,7 +146,7 @@ def run_split(dataset: Dataset, name: str, size: str, tier: str, *, seed: int, c
         train = train_quick if tier == "quick" else train_full
         report = train(folder, Path(scratch) / "m.lward", product=name, cache_dir=cache, seed=0)
         labels, probabilities, decisions, ms = judge(report.model, dataset, outside)
-    said = measure(labels, probabilities, decisions, ms)  # type: ignore[arg-type]
+    said = measure(labels, probabilities, decisions, ms, parts=dataset.groups[outside])  # type: ignore[arg-type]
     wrong = sum(
         (str(decision) == "fail" and not label) or (str(decision) == "pass" and label)
         for decision, label in zip(decisions, labels, strict=True)

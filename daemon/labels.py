@@ -34,6 +34,7 @@ from lineward.daemon.label_records import (
     Part,
     clean_type,
 )
+from lineward.daemon.ledger_file import is_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -89,6 +90,7 @@ CREATE TABLE labels (
 CREATE INDEX labels_by_image ON labels (image);
 CREATE INDEX labels_by_person ON labels (person, id);
 """
+DAMAGED = "move it aside, and it is made again from the files beside the labelled pictures"
 _INDICES = (
     # Without these, asking for 50 labelled parts among 20,000 reads all of them, beside every label that is given.
     "CREATE INDEX IF NOT EXISTS parts_by_state ON parts (product, status, created_ns)",
@@ -130,9 +132,10 @@ class LabelStore:
                     for statement in _INDICES:
                         self._db.execute(statement)
         except (sqlite3.Error, OSError) as error:
-            raise LabelError(
-                f"{self._path}: cannot be opened: {error}; check the disk and who owns the file"
-            ) from error
+            remedy = DAMAGED if is_damaged(error) else "check the disk and who owns the file"
+            raise LabelError(f"{self._path}: cannot be opened: {error}; {remedy}") from error
+        except UnicodeDecodeError as error:  # the words of SQLite's complaint hold damaged bytes
+            raise LabelError(f"{self._path}: cannot be opened: it is damaged; {DAMAGED}") from error
         if version > SCHEMA:
             raise LabelError(f"{self._path}: was written by a newer version of Lineward; update this one")
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from lineward.models.metrics import rate
+from lineward.models.metrics import rate_of_parts
 from lineward.models.records import Promise, Rate, Risk
 from lineward.models.verdict import Thresholds
 
@@ -89,13 +89,13 @@ def fit_ranks(scores: NDArray[np.float64]) -> Ranks:
 
 
 def choose_thresholds(
-    probabilities: NDArray[np.float64], labels: NDArray[np.bool_], risk: Risk
+    probabilities: NDArray[np.float64], labels: NDArray[np.bool_], risk: Risk, parts: NDArray[np.int64]
 ) -> tuple[Thresholds, Promise]:
     """Choose the bands on calibrated out-of-fold probabilities.
 
     ``fail_from`` keeps false rejects within the asked share, ``pass_below`` keeps escapes within theirs unless that
     would send more good parts to review than asked: then the review cap wins, and the promise says so. Neither crosses
-    0.5, so that a pass or a fail is never less likely than its opposite.
+    0.5, so that a pass or a fail is never less likely than its opposite. ``parts`` ``(n,)`` is the part on each image.
     """
     good, defect = np.sort(probabilities[~labels]), np.sort(probabilities[labels])
     allowed = int(risk.max_false_reject * len(good))
@@ -108,13 +108,21 @@ def choose_thresholds(
         waiting = good[good < fail_from]
         pass_below = min(_just_above(waiting[len(waiting) - 1 - most], probabilities), 0.5, fail_from)
     thresholds = Thresholds(pass_below, fail_from, 1.0 - risk.max_unlike_training)
-    return thresholds, _promise(good, defect, thresholds, risk)
+    return thresholds, _promise(probabilities, labels, thresholds, risk, parts)
 
 
-def _promise(good: NDArray[np.float64], defect: NDArray[np.float64], bands: Thresholds, risk: Risk) -> Promise:
-    false_reject = rate(int((good >= bands.fail_from).sum()), len(good))
-    escape = rate(int((defect < bands.pass_below).sum()), len(defect))
-    review = rate(int(((good >= bands.pass_below) & (good < bands.fail_from)).sum()), len(good))
+def _promise(
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    bands: Thresholds,
+    risk: Risk,
+    parts: NDArray[np.int64],
+) -> Promise:
+    good, defect = probabilities[~labels], probabilities[labels]
+    sound, bad = parts[~labels], parts[labels]
+    false_reject = rate_of_parts(good >= bands.fail_from, good, sound)
+    escape = rate_of_parts(defect < bands.pass_below, defect, bad)
+    review = rate_of_parts((good >= bands.pass_below) & (good < bands.fail_from), good, sound)
     pairs = ((false_reject, risk.max_false_reject), (escape, risk.max_escape), (review, risk.max_review))
     kept = all(found.value is not None and found.value <= asked for found, asked in pairs)
     supported = all(found.high <= asked for found, asked in pairs)

@@ -56,6 +56,7 @@ def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], Non
         [verdict.decision for verdict in verdicts],
         float(np.mean([milliseconds(verdict) for verdict in verdicts])),
         dataset.kinds,
+        parts=dataset.groups,
     )
 
 

@@ -229,7 +229,9 @@ def train_full(  # noqa: PLR0915 - one step after the other
         each_ms = float(np.mean([milliseconds(verdict) for verdict in verdicts]))
         decisions = [decision for decision, kept in zip(said.decisions, held, strict=True) if kept]
         kinds = [kind for kind, kept in zip(dataset.kinds, held, strict=True) if kept]
-        holdout = measure(labels[held], said.probabilities[held], decisions, each_ms, kinds)
+        holdout = measure(
+            labels[held], said.probabilities[held], decisions, each_ms, kinds, parts=prepared.groups[held]
+        )
         record = manifest.model.model_copy(
             update={"sizes_tried": prepared.tried, "candidates": quick.candidates | figures, "tuning_epochs": epochs}
         )
@@ -247,7 +249,7 @@ def train_full(  # noqa: PLR0915 - one step after the other
             }
         )
         if parent:
-            manifest = compare_with_parent(manifest, parent, dataset, said, judged=held)
+            manifest = compare_with_parent(manifest, parent, dataset, said, prepared.groups, judged=held)
         sha256 = save_bundle(out, graph, manifest)
         checkpoint.unlink(missing_ok=True)
         remember_training_set(cache, dataset)
@@ -305,7 +307,8 @@ def weigh(  # noqa: PLR0917 - one caller
     blended = quick.out_of_fold[held]
     truth = labels[held]
     weight, figures = _choose_weight(blended, tuned, truth)
-    halves = grouped_folds(truth, groups[held], seed, most=2)
+    parts = groups[held]
+    halves = grouped_folds(truth, parts, seed, most=2)
     probabilities = np.zeros(len(labels))
     decisions: list[Decision] = list(quick.crossfit.decisions)
     places = np.flatnonzero(held)
@@ -316,13 +319,13 @@ def weigh(  # noqa: PLR0917 - one caller
         part, _ = _choose_weight(blended[inside], tuned[inside], truth[inside])
         total = _add(blended, tuned, part, blended[inside], tuned[inside])
         platt = fit_platt(total[inside], truth[inside])
-        bands, _ = choose_thresholds(platt(total[inside]), truth[inside], risk)
+        bands, _ = choose_thresholds(platt(total[inside]), truth[inside], risk, parts[inside])
         probabilities[places[outside]] = platt(total[outside])
         for index in places[outside].tolist():
             decisions[index] = decide(float(probabilities[index]), float(quick.crossfit.anomalies[index]), bands)[0]
     total = _add(blended, tuned, weight, blended, tuned)
     platt = fit_platt(total, truth)
-    thresholds, promise = choose_thresholds(platt(total), truth, risk)
+    thresholds, promise = choose_thresholds(platt(total), truth, risk, parts)
     spread = float(blended.std()) or 1.0
     # The quick sum's own centre only shifts the total, and the calibration takes it out again.
     centres, scales = dict(quick.blend.centres), {name: scale * spread for name, scale in quick.blend.scales.items()}

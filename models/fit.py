@@ -233,7 +233,7 @@ def fit_quick(
         found[name], scores[name] = fitted.model, fitted.scores
         progress(number + 2 + len(found), steps)
     scores |= {"patch": patches.scores, "anomaly": np.log1p(distances)}
-    decided = decide_on_scores(scores, labels, folds, distances, risk)
+    decided = decide_on_scores(scores, labels, folds, distances, risk, groups=groups)
     projected = space(scaler(pooled))
     progress(steps, steps)
     used = decided.blend.centres.keys()
@@ -289,6 +289,8 @@ def decide_on_scores(
     folds: NDArray[np.int64],
     distances: NDArray[np.float64],
     risk: Risk,
+    *,
+    groups: NDArray[np.int64],
 ) -> Decided:
     """Choose candidate, calibration and thresholds on out-of-fold scores; once for use, once per fold for the figures.
 
@@ -303,7 +305,7 @@ def decide_on_scores(
             inside = np.ones(len(labels), bool)  # a kind with a single part: there is no other way to learn it
         _, blend, platt = _choose({name: part[inside] for name, part in scores.items()}, labels[inside])
         known = platt(blend({name: part[inside] for name, part in scores.items()}))
-        bands, _ = choose_thresholds(known, labels[inside], risk)
+        bands, _ = choose_thresholds(known, labels[inside], risk, groups[inside])
         ranks = fit_ranks(distances[inside & ~labels])
         probabilities[outside] = platt(blend({name: part[outside] for name, part in scores.items()}))
         anomalies[outside] = ranks(distances[outside])
@@ -311,7 +313,7 @@ def decide_on_scores(
             decisions[index] = decide(float(probabilities[index]), float(anomalies[index]), bands)[0]
     candidates, blend, platt = _choose(scores, labels)
     final = platt(blend(scores))
-    thresholds, promise = choose_thresholds(final, labels, risk)
+    thresholds, promise = choose_thresholds(final, labels, risk, groups)
     return Decided(
         name=STACKED,
         candidates=candidates,

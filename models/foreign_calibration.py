@@ -73,7 +73,7 @@ class Fitted:
     promise: Promise
     train: NDArray[np.int64] | None = None
     held: NDArray[np.int64] | None = None
-    groups: int = 0
+    groups: NDArray[np.int64] | None = None
 
 
 def calibrated(
@@ -97,7 +97,7 @@ def calibrated(
     for fold in range(int(folds.max()) + 1):
         inside = folds != fold
         probabilities[~inside] = fit_platt(values[inside], marks[inside])(values[~inside])
-    thresholds, promise = choose_thresholds(probabilities, marks, risk)
+    thresholds, promise = choose_thresholds(probabilities, marks, risk, groups[train])
     good = ~marks
     is_anomaly = foreign.kind == "anomaly"
     calibration = Calibration(
@@ -116,7 +116,7 @@ def calibrated(
         defect_share=float(marks.mean()),
         ece=calibration_error(marks, probabilities),
     )
-    return Fitted(calibration, record, promise, train, held, len(set(groups.tolist())))
+    return Fitted(calibration, record, promise, train, held, groups)
 
 
 def _refuse_reversed(foreign: Foreign, labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> None:

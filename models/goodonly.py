@@ -12,7 +12,7 @@ from lineward.models.anomaly import fit_anomaly
 from lineward.models.calibrate import Platt, fit_ranks
 from lineward.models.fit import Blend, Crossfit, QuickModel
 from lineward.models.heads import fit_scaler, fit_subspace
-from lineward.models.metrics import rate
+from lineward.models.metrics import rate, rate_of_parts
 from lineward.models.patches import fit_patch_distance
 from lineward.models.records import Promise, Risk
 from lineward.models.verdict import Thresholds, decide
@@ -91,7 +91,7 @@ def fit_good_only(
         locals={},
         types=None,
         thresholds=bands,
-        promise=_promise(ramp(blended), bands, risk),
+        promise=_promise(ramp(blended), bands, risk, groups),
         folds=number,
         ece=0.0,
         crossfit=Crossfit(probabilities, anomalies, tuple(decisions)),
@@ -108,10 +108,11 @@ def _bands(scores: NDArray[np.float64], risk: Risk) -> tuple[Platt, Thresholds]:
     return ramp, Thresholds(float(ramp(np.array(unusual))), FAIL_PROBABILITY, 1.0 - risk.max_unlike_training)
 
 
-def _promise(probabilities: NDArray[np.float64], bands: Thresholds, risk: Risk) -> Promise:
+def _promise(probabilities: NDArray[np.float64], bands: Thresholds, risk: Risk, groups: NDArray[np.int64]) -> Promise:
     n = len(probabilities)
-    false_reject = rate(int((probabilities >= bands.fail_from).sum()), n)
-    review = rate(int(((probabilities >= bands.pass_below) & (probabilities < bands.fail_from)).sum()), n)
+    false_reject = rate_of_parts(probabilities >= bands.fail_from, probabilities, groups)
+    in_band = (probabilities >= bands.pass_below) & (probabilities < bands.fail_from)
+    review = rate_of_parts(in_band, probabilities, groups)
     text = (
         f"trained without any defective part: nothing is known about escapes; what is more unusual than "
         f"{1 - risk.max_unlike_training:.0%} of the good parts goes to review (good parts sent there: "

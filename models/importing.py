@@ -194,7 +194,7 @@ def import_model(
             f"to {parity.max_abs_diff:.2g}); please report this with the model"
         )
     update: dict[str, object] = {"parity": parity}
-    if dataset is not None and fitted.held is not None:
+    if dataset is not None and fitted.held is not None and fitted.groups is not None:
         shown = [verdicts[index] for index in fitted.held]
         update["holdout"] = measure(
             dataset.labels[fitted.held],
@@ -202,6 +202,7 @@ def import_model(
             [verdict.decision for verdict in shown],
             float(np.mean([milliseconds(verdict) for verdict in shown])),
             [dataset.kinds[index] for index in fitted.held],
+            parts=fitted.groups[fitted.held],
         )
         if not draft.risk.supported:
             warnings.append(draft.risk.text)
@@ -260,7 +261,7 @@ def _manifest(
     created = datetime.now(UTC)
     labels = dataset.labels if dataset else np.zeros(0, bool)
     train = labels[fitted.train] if fitted.train is not None else labels
-    nothing = measure(np.zeros(0, bool), np.zeros(0), [], 0.0)
+    nothing = measure(np.zeros(0, bool), np.zeros(0), [], 0.0, parts=np.zeros(0, np.int64))
     return Manifest(
         product=product,
         version=version or created.strftime("%Y%m%d-%H%M%S"),
@@ -278,7 +279,7 @@ def _manifest(
             n_good_train=int((~train).sum()),
             n_defect_train=int(train.sum()),
             defect_types=dict(sorted(dataset.defect_types.items())) if dataset else {},
-            groups=fitted.groups,
+            groups=0 if fitted.groups is None else len(set(fitted.groups.tolist())),
             groups_known=dataset.groups_known if dataset else False,
             warnings=warnings,
             trained_on=tuple(dataset.items[index].source.digest[:DIGEST_DIGITS] for index in fitted.train)

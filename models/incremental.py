@@ -167,6 +167,7 @@ def compare_with_parent(
     parent: Bundle,
     dataset: Dataset,
     said: Crossfit,
+    groups: NDArray[np.int64],
     *,
     judged: NDArray[np.bool_] | None = None,
 ) -> Manifest:
@@ -181,7 +182,7 @@ def compare_with_parent(
         old &= judged
     before = parent.manifest.holdout
     decisions = [decision for decision, kept in zip(said.decisions, old, strict=True) if kept]
-    now = measure(dataset.labels[old], said.probabilities[old], decisions, 0.0)
+    now = measure(dataset.labels[old], said.probabilities[old], decisions, 0.0, parts=groups[old])
     reasons = []
     for words, was, found in (
         ("false rejects", before.false_reject_rate, now.false_reject_rate),

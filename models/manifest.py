@@ -100,4 +100,4 @@ def draft_manifest(
 
 
 def _nothing_measured() -> Metrics:
-    return measure(np.zeros(0, bool), np.zeros(0), [], 0.0)
+    return measure(np.zeros(0, bool), np.zeros(0), [], 0.0, parts=np.zeros(0, np.int64))

@@ -22,6 +22,8 @@ def measure(
     decisions: Sequence[Decision],
     ms_per_image: float,
     kinds: Sequence[str | None] = (),
+    *,
+    parts: NDArray[np.int64],
 ) -> Metrics:
     """Compute all figures.
 
@@ -37,31 +39,36 @@ def measure(
         Mean time of a judgement in milliseconds.
     kinds
         Type of the defect on each image, where it has a name.
+    parts
+        ``(n,)`` the part on each image: ten pictures of one part say less about others than pictures of ten.
     """
     failed = np.array([decision is Decision.FAIL for decision in decisions], bool)
     passed = np.array([decision is Decision.PASS for decision in decisions], bool)
     n_defect = int(labels.sum())
     n_good = len(labels) - n_defect
     both = n_good > 0 and n_defect > 0
+    good, bad = ~labels, labels
     return Metrics(
         n_good=n_good,
         n_defect=n_defect,
         auroc=auroc(labels, probabilities) if both else None,
         detection_at_2pct_fr=detection_at(labels, probabilities, 0.02) if both else None,
-        false_reject_rate=rate(int((failed & ~labels).sum()), n_good),
-        escape_rate=rate(int((passed & labels).sum()), n_defect),
+        false_reject_rate=rate_of_parts(failed[good], probabilities[good], parts[good]),
+        escape_rate=rate_of_parts(passed[bad], probabilities[bad], parts[bad]),
         review_share=float((~failed & ~passed).mean()) if len(labels) else 0.0,
         ece=calibration_error(labels, probabilities),
         ms_per_image=ms_per_image,
-        missed_by_type=_missed_by_type(passed, kinds),
+        missed_by_type=_missed_by_type(passed, probabilities, parts, kinds),
     )
 
 
-def _missed_by_type(passed: NDArray[np.bool_], kinds: Sequence[str | None]) -> dict[str, Rate]:
+def _missed_by_type(
+    passed: NDArray[np.bool_], probabilities: NDArray[np.float64], parts: NDArray[np.int64], kinds: Sequence[str | None]
+) -> dict[str, Rate]:
     found: dict[str, Rate] = {}
     for name in sorted({kind for kind in kinds if kind}):
         those = np.array([kind == name for kind in kinds], bool)
-        found[name] = rate(int(passed[those].sum()), int(those.sum()))
+        found[name] = rate_of_parts(passed[those], probabilities[those], parts[those])
     return found
 
 
@@ -72,6 +79,46 @@ def rate(count: int, n: int) -> Rate:
     low = 0.0 if count == 0 else float(beta.ppf(0.025, count, n - count + 1))
     high = 1.0 if count == n else float(beta.ppf(0.975, count + 1, n - count))
     return Rate(value=count / n, low=low, high=high, n=n)
+
+
+def rate_of_parts(hits: NDArray[np.bool_], scores: NDArray[np.float64], parts: NDArray[np.int64]) -> Rate:
+    """Return the share of hits among images with a 95 % interval for other parts, not for other pictures of these.
+
+    Images of one part resemble each other, so the interval is that of fewer images: their number is divided by the
+    design effect of the scores (Kish), and the exact interval is taken at that number (Korn and Graubard 1998).
+    """
+    n = len(hits)
+    if n == 0:
+        return rate(0, 0)
+    count = int(hits.sum())
+    effect = design_effect(scores, parts)
+    fewer, of_fewer = count / effect, n / effect
+    low = 0.0 if count == 0 else float(beta.ppf(0.025, fewer, of_fewer - fewer + 1))
+    high = 1.0 if count == n else float(beta.ppf(0.975, fewer + 1, of_fewer - fewer))
+    return Rate(value=count / n, low=low, high=high, n=n)
+
+
+def design_effect(scores: NDArray[np.float64], parts: NDArray[np.int64]) -> float:
+    """Return how many images are worth one: 1 when pictures of a part differ as parts do, their number when not at all.
+
+    ``1 + (m - 1) * icc`` with the mean number ``m`` of pictures that an image's part has, and the correlation within
+    parts from a one-way analysis of variance of the ranks of ``(n,)`` scores.
+    """
+    _, part, sizes = np.unique(parts, return_inverse=True, return_counts=True)
+    n, number = len(parts), len(sizes)
+    if number == n:
+        return 1.0
+    most = float((sizes.astype(float) ** 2).sum() / n)
+    if number == 1:
+        return most
+    ranks = rankdata(scores)
+    means = np.bincount(part, ranks) / sizes
+    between = float((sizes * (means - ranks.mean()) ** 2).sum() / (number - 1))
+    within = float(((ranks - means[part]) ** 2).sum() / (n - number))
+    usual = (n - most) / (number - 1)
+    total = between + (usual - 1) * within
+    alike = min(max((between - within) / total, 0.0), 1.0) if total > 0 else 1.0
+    return 1 + (most - 1) * alike
 
 
 def auroc(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:

@@ -219,7 +219,9 @@ def train_quick(
         parity = require_parity(out, trained, model.thresholds, verdicts)
         said = model.crossfit
         milliseconds_each = float(np.mean([milliseconds(verdict) for verdict in verdicts]))
-        figures = measure(dataset.labels, said.probabilities, said.decisions, milliseconds_each, dataset.kinds)
+        figures = measure(
+            dataset.labels, said.probabilities, said.decisions, milliseconds_each, dataset.kinds, parts=prepared.groups
+        )
         manifest = manifest.model_copy(
             update={
                 "holdout": figures,
@@ -233,7 +235,7 @@ def train_quick(
             }
         )
         if parent:
-            manifest = compare_with_parent(manifest, parent, dataset, said)
+            manifest = compare_with_parent(manifest, parent, dataset, said, prepared.groups)
         sha256 = save_bundle(out, graph, manifest)
         remember_training_set(cache, dataset)
         trim_cache(cache, {source.digest for source in dataset.sources})

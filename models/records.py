@@ -28,7 +28,7 @@ class _Part(BaseModel):
 
 
 class Rate(_Part):
-    """A share with its 95 % Clopper-Pearson interval; ``value`` is none when there was nothing to count."""
+    """A share with its 95 % interval, for other parts (Korn-Graubard); ``value`` is none when nothing was counted."""
 
     value: float | None = Field(description="Observed share, 0..1.")
     low: float = Field(description="Lower end of the 95 % interval.")

@@ -5,7 +5,15 @@ import pytest
 from scipy.special import expit
 
 from lineward.models.calibrate import choose_thresholds, fit_platt, fit_ranks
-from lineward.models.metrics import auroc, calibration_error, detection_at, measure, rate
+from lineward.models.metrics import (
+    auroc,
+    calibration_error,
+    design_effect,
+    detection_at,
+    measure,
+    rate,
+    rate_of_parts,
+)
 from lineward.models.records import Risk
 from lineward.models.verdict import Decision
 
@@ -54,7 +62,7 @@ def test_thresholds_keep_the_stated_risk(seed: int) -> None:
     scores, labels = known(seed, 3000)
     probabilities = fit_platt(scores, labels)(scores)
     risk = Risk(max_false_reject=0.02, max_escape=0.05, max_review=0.3)
-    bands, promise = choose_thresholds(probabilities, labels, risk)
+    bands, promise = choose_thresholds(probabilities, labels, risk, np.arange(len(labels)))
     good, defect = probabilities[~labels], probabilities[labels]
     assert (good >= bands.fail_from).mean() <= 0.02
     assert bands.pass_below <= 0.5 <= bands.fail_from
@@ -70,14 +78,14 @@ def test_what_the_data_cannot_support_is_said() -> None:
     """Perfect scores on a few images keep the risk but promise nothing: the interval is too wide, and that is said."""
     labels = np.array([False] * 30 + [True] * 10)
     probabilities = np.where(labels, 0.9, 0.1)
-    bands, promise = choose_thresholds(probabilities, labels, Risk())
+    bands, promise = choose_thresholds(probabilities, labels, Risk(), np.arange(len(labels)))
     assert promise.kept
     assert not promise.supported
     assert "too few images" in promise.text
     assert 0.1 < bands.pass_below <= bands.fail_from < 0.9
-    _, overlapping = choose_thresholds(np.linspace(0.2, 0.8, 40), labels, Risk(max_review=0))
+    _, overlapping = choose_thresholds(np.linspace(0.2, 0.8, 40), labels, Risk(max_review=0), np.arange(40))
     assert overlapping.false_reject.value == 0
-    _, mixed = choose_thresholds(np.tile([0.2, 0.8], 20), labels, Risk(max_review=0.0))
+    _, mixed = choose_thresholds(np.tile([0.2, 0.8], 20), labels, Risk(max_review=0.0), np.arange(40))
     assert "overlap" in mixed.text
 
 
@@ -99,8 +107,35 @@ def test_figures_by_hand() -> None:
     assert detection_at(labels, scores, 0.34) == 1.0
     assert calibration_error(np.array([True, False]), np.array([0.95, 0.95])) == pytest.approx(0.45)
     said = [Decision.PASS, Decision.FAIL, Decision.REVIEW, Decision.PASS, Decision.REVIEW]
-    metrics = measure(labels, scores, said, 1.0)
+    metrics = measure(labels, scores, said, 1.0, parts=np.arange(len(labels)))
     assert metrics.false_reject_rate.value == pytest.approx(1 / 3)
     assert metrics.escape_rate.value == pytest.approx(1 / 2)
     assert metrics.review_share == pytest.approx(2 / 5)
-    assert measure(labels[:3], scores[:3], said[:3], 1.0).auroc is None
+    assert measure(labels[:3], scores[:3], said[:3], 1.0, parts=np.arange(3)).auroc is None
+
+
+def test_pictures_of_one_part_are_not_taken_for_parts() -> None:
+    """Rule: the interval is about other parts: six pictures of one that say the same count as one picture."""
+    random = np.random.default_rng(0)
+    parts = np.repeat(np.arange(100), 6)
+    alike = np.repeat(random.random(100), 6)
+    assert design_effect(alike, parts) == pytest.approx(6)
+    assert design_effect(random.random(600), parts) == pytest.approx(1, abs=0.3)
+    assert design_effect(alike[::6], np.arange(100)) == 1
+    assert design_effect(alike, np.zeros(600)) == 600
+    hits = alike > 0.9
+    found, by_part = rate_of_parts(hits, alike, parts), rate(int(hits[::6].sum()), 100)
+    assert (found.n, found.value) == (600, by_part.value)
+    assert (found.low, found.high) == pytest.approx((by_part.low, by_part.high))
+    assert rate_of_parts(hits & False, alike, parts).high == pytest.approx(rate(0, 100).high)
+
+
+def test_a_stated_bound_holds_for_other_parts() -> None:
+    """Rule: of lines whose pictures come in sixes, at most a few have a true share above the bound that was stated."""
+    random = np.random.default_rng(1)
+    broken = 0
+    for _ in range(200):
+        scores = np.repeat(random.normal(size=60), 6) + 0.3 * random.normal(size=360)
+        hits = scores > 1.5 * np.sqrt(1.09)  # 6.68 % of all pictures there will ever be
+        broken += rate_of_parts(hits, scores, np.repeat(np.arange(60), 6)).high < 0.0668
+    assert broken <= 10, broken

@@ -53,13 +53,16 @@ def test_three_closing_sentences() -> None:
     said = [Decision.PASS] * 198 + [Decision.FAIL, Decision.REVIEW]
     for kind in ("dent", "crack"):
         said += [Decision.PASS] * passes[kind] + [Decision.FAIL] * (20 - passes[kind])
-    figures = measure(labels, labels * 0.9, said, 1.0, kinds)
+    figures = measure(labels, labels * 0.9, said, 1.0, kinds, parts=np.arange(240))
     can_do, misses, collect = figures.sentences()
     assert "reject about 5 (" in can_do
     assert "about 25 would slip through" in misses
     assert "most of all crack (9 of 20 missed)" in misses
     assert collect == "Collect next: 20 to 50 pictures of other parts with crack."
-    none_missed = measure(labels, labels * 0.9, [Decision.PASS] * 200 + [Decision.FAIL] * 40, 1.0, kinds).sentences()
+    said = [Decision.PASS] * 200 + [Decision.FAIL] * 40
+    none_missed = measure(
+        labels, labels * 0.9, [Decision.PASS] * 200 + [Decision.FAIL] * 40, 1.0, kinds, parts=np.arange(240)
+    ).sentences()
     assert none_missed[2] == "Collect next: 60 more defective parts: with so few the rates above stay wide."
 
 

@@ -77,7 +77,7 @@ def test_worse_on_the_old_parts_is_not_promotable(base: tuple[TrainReport, Path,
     dataset = read_dataset(data)
     n = len(dataset.items)
     blind = Crossfit(np.full(n, 0.1), np.zeros(n), (Decision.PASS,) * n)
-    marked = compare_with_parent(report.manifest, load_bundle(report.model), dataset, blind)
+    marked = compare_with_parent(report.manifest, load_bundle(report.model), dataset, blind, dataset.groups)
     assert not marked.promotable
     assert "escapes on the old parts rose" in marked.not_promotable
     assert "n=50 good, 16 defective" in marked.not_promotable

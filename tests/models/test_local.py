@@ -37,7 +37,7 @@ def scored(n: int, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray, np
 def test_the_informative_component_is_weighed_most() -> None:
     """Weights are pulled towards each other, but evidence wins; and noise does not spoil the sum."""
     scores, labels, folds = scored(2000)
-    decided = decide_on_scores(scores, labels, folds, np.abs(scores["anomaly"]), Risk())
+    decided = decide_on_scores(scores, labels, folds, np.abs(scores["anomaly"]), Risk(), groups=np.arange(len(labels)))
     weights = {name: float(scores[name].std()) / scale for name, scale in decided.blend.scales.items()}
     assert max(weights, key=lambda name: weights[name]) == "patch"
     assert decided.candidates["stacked"]["auroc"] > decided.candidates["patch"]["auroc"] - 0.02
@@ -48,9 +48,13 @@ def test_a_fold_is_judged_by_what_the_others_chose() -> None:
     """The label of an image never reaches its own cross-fitted probability: turned labels leave it."""
     scores, labels, folds = scored(400)
     distances = np.abs(scores["anomaly"])
-    honest = decide_on_scores(scores, labels, folds, distances, Risk()).crossfit.probabilities
+    honest = decide_on_scores(
+        scores, labels, folds, distances, Risk(), groups=np.arange(len(labels))
+    ).crossfit.probabilities
     turned = np.where(folds == 2, ~labels, labels)
-    other = decide_on_scores(scores, turned, folds, distances, Risk()).crossfit.probabilities
+    other = decide_on_scores(
+        scores, turned, folds, distances, Risk(), groups=np.arange(len(labels))
+    ).crossfit.probabilities
     assert other[folds == 2] == pytest.approx(honest[folds == 2])
     assert not np.allclose(other[folds != 2], honest[folds != 2])
 
