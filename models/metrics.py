@@ -72,12 +72,16 @@ def _missed_by_type(
     return found
 
 
-def rate(count: int, n: int) -> Rate:
-    """Return ``count / n`` with its exact 95 % interval (Clopper-Pearson): it never promises too much at small n."""
+def rate(count: int, n: int, effect: float = 1.0) -> Rate:
+    """Return ``count / n`` with its exact 95 % interval (Clopper-Pearson): it never promises too much at small n.
+
+    ``effect`` images are worth one; see `rate_of_parts`.
+    """
     if n == 0:
         return Rate(value=None, low=0.0, high=1.0, n=0)
-    low = 0.0 if count == 0 else float(beta.ppf(0.025, count, n - count + 1))
-    high = 1.0 if count == n else float(beta.ppf(0.975, count + 1, n - count))
+    hits, misses = count / effect, (n - count) / effect
+    low = 0.0 if count == 0 else float(beta.ppf(0.025, hits, misses + 1))
+    high = 1.0 if count == n else float(beta.ppf(0.975, hits + 1, misses))
     return Rate(value=count / n, low=low, high=high, n=n)
 
 
@@ -87,15 +91,7 @@ def rate_of_parts(hits: NDArray[np.bool_], scores: NDArray[np.float64], parts: N
     Images of one part resemble each other, so the interval is that of fewer images: their number is divided by the
     design effect of the scores (Kish), and the exact interval is taken at that number (Korn and Graubard 1998).
     """
-    n = len(hits)
-    if n == 0:
-        return rate(0, 0)
-    count = int(hits.sum())
-    effect = design_effect(scores, parts)
-    fewer, of_fewer = count / effect, n / effect
-    low = 0.0 if count == 0 else float(beta.ppf(0.025, fewer, of_fewer - fewer + 1))
-    high = 1.0 if count == n else float(beta.ppf(0.975, fewer + 1, of_fewer - fewer))
-    return Rate(value=count / n, low=low, high=high, n=n)
+    return rate(int(hits.sum()), len(hits), design_effect(scores, parts))
 
 
 def design_effect(scores: NDArray[np.float64], parts: NDArray[np.int64]) -> float:
@@ -106,7 +102,7 @@ def design_effect(scores: NDArray[np.float64], parts: NDArray[np.int64]) -> floa
     """
     _, part, sizes = np.unique(parts, return_inverse=True, return_counts=True)
     n, number = len(parts), len(sizes)
-    if number == n:
+    if number == n:  # also when there are none
         return 1.0
     most = float((sizes.astype(float) ** 2).sum() / n)
     if number == 1:
