@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from lineward.models import finetune
 from lineward.models.bundle import load_manifest
 from lineward.models.finetune import TorchMissingError, keep_from_tuning, train_full
+from lineward.models.quick import train_quick
 from lineward.models.session import Session
 
 if TYPE_CHECKING:
@@ -20,8 +22,12 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 
 @needs_torch
 @pytest.mark.timeout(600)
-def test_the_full_tier_makes_the_same_kind_of_bundle(data: Path, cache: Path, tmp_path: Path) -> None:
-    """A few steps of tuning end in one file that says what torch says, with the tuned network weighed on its fold."""
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_full_tier_makes_the_same_kind_of_bundle(
+    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
+) -> None:
+    """A few steps of tuning end in one file that says what torch says; without its network it is the quick one."""
+    monkeypatch.setattr(finetune, "WEIGHTS", (weight,))
     seen: dict[str, tuple[int, int]] = {}
     report = train_full(
         data,
@@ -36,10 +42,20 @@ def test_the_full_tier_makes_the_same_kind_of_bundle(data: Path, cache: Path, tm
     manifest = load_manifest(report.model)
     assert manifest.tier == "full"
     assert manifest.model.tuning_epochs >= 2
-    assert {"stacked + 0 x tuned", "stacked + 1 x tuned"} <= manifest.model.candidates.keys()
+    assert f"stacked + {weight:g} x tuned" in manifest.model.candidates
     assert manifest.parity.verdicts_equal
-    assert manifest.data.figures == "holdout"
-    assert 0 < manifest.holdout.n_defect < manifest.data.n_defect
+    if weight:
+        assert manifest.data.figures == "holdout"
+        assert manifest.calibration.n == manifest.holdout.n_good + manifest.holdout.n_defect
+        assert 0 < manifest.holdout.n_defect < manifest.data.n_defect
+    else:
+        quick = load_manifest(
+            train_quick(data, tmp_path / "quick.lward", product="plates", cache_dir=cache, height=96, width=96).model
+        )
+        alike = {"holdout": {"ms_per_image"}, "thresholds": set(), "risk": set(), "calibration": set()}
+        for name, but in alike.items():
+            assert getattr(manifest, name).model_dump(exclude=but) == getattr(quick, name).model_dump(exclude=but)
+        assert manifest.data.figures == quick.data.figures
     assert list(seen) == ["read", "features", "fit", "maps", "tune", "check"]
     assert all(done == total for done, total in seen.values())
     assert Session(report.model).run(np.full((96, 96, 1), 127, np.uint8)).heatmap.shape == (1, 6, 6)
