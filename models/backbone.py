@@ -98,14 +98,16 @@ class EfficientNetLite0:
         taps.append(layers.tap("head", x))
         return taps
 
-    def append_tail(self, graph: Graph, early: Tap, tuned: dict[str, NDArray[np.generic]], first_block: int) -> Tap:
-        """Add blocks from ``first_block`` on with other weights behind the map that feeds them; gives the head map."""
+    def append_tail(
+        self, graph: Graph, early: Tap, tuned: dict[str, NDArray[np.generic]], first_block: int
+    ) -> Sequence[Tap]:
+        """Add blocks from ``first_block`` on with other weights behind the map that feeds them; gives their taps."""
         layers = Layers(graph, self.tensors | tuned, early.height, early.width)
-        x, unused = early.tensor, list[Tap]()
+        x, taps = early.tensor, list[Tap]()
         for index, (kernel, stride, first) in enumerate(blocks()):
             if index >= first_block:
-                x = self._block(layers, x, index, kernel=kernel, stride=stride, first=first, taps=unused)
-        return layers.tap("tuned_head", layers.conv(x, "_conv_head", "_bn1", relu6=True))
+                x = self._block(layers, x, index, kernel=kernel, stride=stride, first=first, taps=taps)
+        return [*taps, layers.tap("head", layers.conv(x, "_conv_head", "_bn1", relu6=True))]
 
     def _block(
         self, layers: Layers, x: str, index: int, *, kernel: int, stride: int, first: bool, taps: list[Tap]

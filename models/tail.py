@@ -1,7 +1,10 @@
-"""The trainable part of the backbone in torch: everything behind the stride-4 map, and a linear head.
+"""The trainable part of the backbone in torch: everything behind the stride-8 map, and a linear head.
 
-The first three blocks stay frozen, so their maps are computed once per image and mirrored view, by ONNX Runtime, with
-the very nodes that the bundle runs. Batch normalisation keeps its ImageNet statistics; scale and shift are tuned.
+The first five blocks stay frozen, so their maps are computed once per image and view, by ONNX Runtime, with the very
+nodes that the bundle runs. Batch normalisation keeps its ImageNet statistics and is folded into the convolutions; their
+weights are tuned, of depthwise ones only the gain of each channel: gradients of depthwise kernels take more time than
+everything else together and brought nothing. The head sees two scales, because a small defect is lost at stride 32.
+On a processor with matrix tiles (AMX) steps are taken in bfloat16; scores are always computed in float32.
 This file alone imports torch.
 """
 
@@ -28,39 +31,46 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FIRST_BLOCK = 3
+FIRST_BLOCK = 5
+SCALES = ("stride16_expanded", "head")
+"""Maps that are pooled, by the names of the backbone's taps."""
+_EXPANDED_AT = 11
+"""The block whose expanded map is `stride16_expanded`."""
 RATE = 5e-4
 WEIGHT_DECAY = 1e-2
 BATCH = 32
 SMOOTHING = 0.05
 EMA = 0.98
 WARM_UP_STEPS = 20
-LEAST_EPOCHS, MOST_EPOCHS = 2, 20
-PLANNED_AT = 8
-"""Step at which the epochs are planned, by the time that the steps took."""
-
-_FIXED = (".running_mean", ".running_var", ".num_batches_tracked")
+UNTIMED_STEPS, TIMED_STEPS = 2, 5
+"""The first steps choose algorithms and allocate."""
 
 
 @dataclass
 class Tail:
-    """Tensors by their name in the pretrained weights, and the head on pooled features ``mean | max``."""
+    """Folded convolutions by their name in the pretrained weights, and the head on pooled features.
 
-    tensors: dict[str, Any]
+    ``kernels`` holds depthwise kernels, which stay as they are. ``tuned`` holds ``NAME.weight`` of the other
+    convolutions, ``NAME.bias`` of all, and ``NAME.gain`` of the depthwise ones.
+    """
+
+    kernels: dict[str, Any]
+    tuned: dict[str, Any]
     centre: Any
     spread: Any
     weight: Any
     bias: Any
+    dtype: Any = torch.float32
 
     def trainable(self) -> list[Any]:
         """Everything that is tuned."""
-        tuned = [value for name, value in self.tensors.items() if not name.endswith(_FIXED)]
-        return [*tuned, self.weight, self.bias]
+        return [*self.tuned.values(), self.weight, self.bias]
 
     def copy(self) -> Tail:
-        """Return a detached copy."""
+        """Return a detached copy, in float32."""
         return Tail(
-            {name: value.detach().clone() for name, value in self.tensors.items()},
+            self.kernels,
+            {name: value.detach().clone() for name, value in self.tuned.items()},
             self.centre.clone(),
             self.spread.clone(),
             self.weight.detach().clone(),
@@ -68,57 +78,105 @@ class Tail:
         )
 
     def features(self, maps: Any) -> Any:
-        """Return ``(n, 2 * 1280)`` mean and maximum of the head map, from stride-4 maps ``(n, 24, h, w)``."""
-        x = maps
+        """Return ``(n, d)`` mean and maximum of each of `SCALES` in turn, from stride-8 maps ``(n, 40, h, w)``."""
+        x = maps.to(self.dtype)
+        pooled = []
         for index, (kernel, stride, first) in enumerate(blocks()):
             if index < FIRST_BLOCK:
                 continue
             prefix, shortcut = f"_blocks.{index}.", x
-            x = self._conv(x, prefix + "_expand_conv", prefix + "_bn0", relu6=True)
-            x = self._conv(
-                x, prefix + "_depthwise_conv", prefix + "_bn1", kernel=kernel, stride=stride, depthwise=True, relu6=True
-            )
-            x = self._conv(x, prefix + "_project_conv", prefix + "_bn2", relu6=False)
+            x = functional.relu6(self._pointwise(x, prefix + "_expand_conv"))
+            if index == _EXPANDED_AT:
+                pooled.append(x.float())
+            x = functional.relu6(self._depthwise(x, prefix + "_depthwise_conv", kernel, stride))
+            x = self._pointwise(x, prefix + "_project_conv")
             if not first:
                 x = x + shortcut
-        x = self._conv(x, "_conv_head", "_bn1", relu6=True)
-        return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+        pooled.append(functional.relu6(self._pointwise(x, "_conv_head")).float())
+        parts = [part for x in pooled for part in (x.mean(dim=(2, 3)), x.amax(dim=(2, 3)))]
+        return torch.cat(parts, dim=1)
 
     def logits(self, maps: Any) -> Any:
         """Return ``(n,)`` raw scores."""
         return (self.features(maps) - self.centre) / self.spread @ self.weight + self.bias
 
-    def _conv(
-        self, x: Any, name: str, norm: str, *, relu6: bool, kernel: int = 1, stride: int = 1, depthwise: bool = False
-    ) -> Any:
-        get = self.tensors
-        factor = get[norm + ".weight"] / torch.sqrt(get[norm + ".running_var"] + BATCH_NORM_EPSILON)
-        weight = get[name + ".weight"] * factor[:, None, None, None]
-        bias = get[norm + ".bias"] - get[norm + ".running_mean"] * factor
-        top, bottom = same_padding(x.shape[2], kernel, stride)
-        left, right = same_padding(x.shape[3], kernel, stride)
-        if top or bottom or left or right:
-            x = functional.pad(x, (left, right, top, bottom))
-        x = functional.conv2d(x, weight, bias, stride=stride, groups=weight.shape[0] if depthwise else 1)
-        return functional.relu6(x) if relu6 else x
+    def _pointwise(self, x: Any, name: str) -> Any:
+        weight, bias = (self.tuned[f"{name}.{part}"].to(self.dtype) for part in ("weight", "bias"))
+        return functional.conv2d(x, weight, bias)
+
+    def _depthwise(self, x: Any, name: str, kernel: int, stride: int) -> Any:
+        """Convolve with "same" padding; torch has no quick gradient for strides in bfloat16: there it strides after."""
+        weight = self.kernels[name].to(self.dtype)
+        gain, bias = (self.tuned[f"{name}.{part}"].to(self.dtype)[:, None, None] for part in ("gain", "bias"))
+        (top, bottom), (left, right) = (same_padding(size, kernel, stride) for size in x.shape[2:])
+        if self.dtype == torch.float32:
+            x = functional.pad(x, (left, right, top, bottom)) if top or bottom or left or right else x
+            x = functional.conv2d(x, weight, stride=stride, groups=len(weight))
+        else:
+            x = functional.conv2d(x, weight, padding=kernel // 2, groups=len(weight))
+            if stride > 1:
+                x = x[:, :, kernel // 2 - top :: stride, kernel // 2 - left :: stride]
+                x = x.contiguous(memory_format=torch.channels_last)
+        return torch.addcmul(bias, x, gain)
 
 
 def start(tensors: dict[str, NDArray[np.generic]], *, device: str) -> Tail:
-    """Make a tail with the pretrained weights; the head is still empty."""
-    wanted = {
-        name: torch.from_numpy(np.array(value, np.float32)).to(device)
-        for name, value in tensors.items()
-        if _is_tail(name) and not name.endswith(".num_batches_tracked")
-    }
-    width = 2 * int(wanted["_conv_head.weight"].shape[0])
+    """Make a tail with the pretrained weights, normalisation folded in; the head is still empty."""
+    kernels: dict[str, Any] = {}
+    tuned: dict[str, Any] = {}
+    for name, norm in _convolutions():
+        get = {
+            part: torch.from_numpy(np.array(tensors[part], np.float32)).to(device)
+            for part in (f"{name}.weight", *(f"{norm}.{kind}" for kind in _NORM))
+        }
+        gamma, beta, mean, variance = (get[f"{norm}.{kind}"] for kind in _NORM)
+        factor = gamma / torch.sqrt(variance + BATCH_NORM_EPSILON)
+        weight = get[f"{name}.weight"] * factor[:, None, None, None]
+        if name.endswith("_depthwise_conv"):
+            kernels[name] = weight
+            tuned[f"{name}.gain"] = torch.ones_like(beta)
+        else:
+            tuned[f"{name}.weight"] = weight.contiguous(memory_format=torch.channels_last)
+        tuned[f"{name}.bias"] = beta - mean * factor
+    width = 2 * sum(len(tuned[f"{name}.bias"]) for name in (f"_blocks.{_EXPANDED_AT}._expand_conv", "_conv_head"))
     zeros = torch.zeros(width, device=device)
-    return Tail(wanted, zeros.clone(), zeros + 1, zeros.clone(), torch.zeros((), device=device))
+    return Tail(kernels, tuned, zeros.clone(), zeros + 1, zeros.clone(), torch.zeros((), device=device))
 
 
-def _is_tail(name: str) -> bool:
-    if name.startswith("_blocks."):
-        return int(name.split(".")[1]) >= FIRST_BLOCK
-    return name.startswith(("_conv_head", "_bn1"))
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def _convolutions() -> list[tuple[str, str]]:
+    """Name every convolution of the tail and its normalisation."""
+    parts = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
+    named = [
+        (f"_blocks.{index}.{convolution}", f"_blocks.{index}.{norm}")
+        for index in range(FIRST_BLOCK, len(blocks()))
+        for convolution, norm in parts
+    ]
+    return [*named, ("_conv_head", "_bn1")]
+
+
+def step_seconds(
+    tail: Tail, maps: NDArray[np.float16], labels: NDArray[np.bool_], chosen: NDArray[np.int64], *, device: str
+) -> float:
+    """Return what a step of tuning takes here, in seconds: the median of a few whose outcome is thrown away."""
+    trial = tail.copy()
+    trial.dtype = quickest_dtype(device)
+    for tensor in trial.trainable():
+        tensor.requires_grad_(requires_grad=True)
+    batch = np.resize(chosen, BATCH)
+    took = []
+    for _ in range(UNTIMED_STEPS + TIMED_STEPS):
+        began = perf_counter()
+        _loss(trial, _tensor(maps[0, batch], device), labels[batch], torch.ones((), device=device)).backward()
+        took.append(perf_counter() - began)
+    return float(np.median(took[UNTIMED_STEPS:]))
+
+
+def _loss(tail: Tail, maps: Any, labels: NDArray[np.bool_], heavier: Any) -> Any:
+    target = torch.from_numpy(labels.astype(np.float32)).to(maps.device) * (1 - 2 * SMOOTHING) + SMOOTHING
+    return functional.binary_cross_entropy_with_logits(tail.logits(maps), target, pos_weight=heavier)
 
 
 def tune(
@@ -128,7 +186,7 @@ def tune(
     chosen: NDArray[np.int64],
     *,
     seed: int,
-    seconds: float,
+    epochs: int,
     progress: Callable[[int, int], None],
     device: str,
     probe: Callable[[NDArray[np.float32], NDArray[np.bool_]], tuple[NDArray[np.float32], float]],
@@ -139,11 +197,11 @@ def tune(
     Parameters
     ----------
     maps
-        ``(views, n, channels, h, w)`` float16 stride-4 maps of every mirrored view.
+        ``(views, n, channels, h, w)`` float16 stride-8 maps of every view.
     chosen
         Indices of the images to train on.
-    seconds
-        How long tuning may take; the epochs follow from the time of the first steps.
+    epochs
+        How often each image is seen; see `step_seconds`.
     probe
         Fits a linear head on standardised features: weight ``(d,)`` and bias.
     checkpoint
@@ -161,8 +219,9 @@ def tune(
         tensor.requires_grad_(requires_grad=True)
     optimizer = torch.optim.AdamW(tail.trainable(), lr=RATE, weight_decay=WEIGHT_DECAY)
     average = tail.copy()
+    tail.dtype = quickest_dtype(device)
     per_epoch = max(math.ceil(len(chosen) / BATCH), 1)
-    total, step, began, measured = MOST_EPOCHS * per_epoch, 0, perf_counter(), 0.0
+    total, step = epochs * per_epoch, 0
     share = max(float(labels[chosen].mean()), 1e-3)
     heavier = torch.tensor((1 - share) / share, device=device).sqrt()
     run = _Run(tail, average, optimizer, generator)
@@ -178,23 +237,13 @@ def tune(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             views = generator.integers(0, len(maps), len(batch))
-            x = _tensor(maps[views, batch], device)
-            target = torch.from_numpy(labels[batch].astype(np.float32)).to(device)
-            target = target * (1 - 2 * SMOOTHING) + SMOOTHING
-            loss = functional.binary_cross_entropy_with_logits(tail.logits(x), target, pos_weight=heavier)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            _loss(tail, _tensor(maps[views, batch], device), labels[batch], heavier).backward()
             optimizer.step()
             step += 1
             _follow(average, tail, min(EMA, step / (step + 10)))
-            if step == 3:
-                began = perf_counter()  # the first steps choose algorithms and allocate
-            elif step == PLANNED_AT or (step > PLANNED_AT and step % per_epoch == 0):
-                measured = (perf_counter() - began) / (step - 3)
-                fitting = int(seconds / measured / per_epoch)
-                total = min(max(fitting, LEAST_EPOCHS), MOST_EPOCHS) * per_epoch if step == PLANNED_AT else total
-            progress(min(step, total), total)
-        if checkpoint and step >= PLANNED_AT:
+            progress(step, total)
+        if checkpoint:
             run.save(checkpoint, step, total)
     return average, math.ceil(step / per_epoch)
 
@@ -282,10 +331,31 @@ def _in_batches(
 
 
 def to_numpy(tail: Tail) -> tuple[dict[str, NDArray[np.generic]], tuple[NDArray[np.float32], ...], float]:
-    """Return the tuned tensors by name, the head (centre, spread, weight), and its bias."""
-    tensors = {name: np.asarray(value.detach().cpu().numpy()) for name, value in tail.tensors.items()}
-    head = tuple(part.detach().cpu().numpy() for part in (tail.centre, tail.spread, tail.weight))
+    """Return the tuned tensors by name, the head (centre, spread, weight), and its bias.
+
+    The names are those of the pretrained weights; normalisation is one that changes nothing but adds the bias.
+    """
+    tensors: dict[str, NDArray[np.generic]] = {}
+    for name, norm in _convolutions():
+        weight = tail.tuned.get(f"{name}.weight")
+        if weight is None:
+            weight = tail.kernels[name] * tail.tuned[f"{name}.gain"][:, None, None, None]
+        bias = _array(tail.tuned[f"{name}.bias"])
+        tensors |= {f"{name}.weight": _array(weight), f"{norm}.bias": bias, f"{norm}.weight": np.ones_like(bias)}
+        tensors |= {f"{norm}.running_mean": np.zeros_like(bias)}
+        tensors |= {f"{norm}.running_var": np.full_like(bias, 1 - BATCH_NORM_EPSILON)}
+    head = tuple(_array(part) for part in (tail.centre, tail.spread, tail.weight))
     return tensors, head, float(tail.bias.detach())
+
+
+def _array(tensor: Any) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+
+
+def quickest_dtype(device: str) -> Any:
+    """Return ``torch.bfloat16`` on a processor that multiplies its matrices in tiles, else ``torch.float32``."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 and later
+    return torch.bfloat16 if device == "cpu" and capabilities.get("amx_bf16") else torch.float32
 
 
 def pick_device() -> str:

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from lineward.models import finetune
+from lineward.models import tuning, weighing
 from lineward.models.bundle import load_manifest
-from lineward.models.finetune import TorchMissingError, keep_from_tuning, train_full
+from lineward.models.finetune import train_full
 from lineward.models.quick import train_quick
 from lineward.models.session import Session
+from lineward.models.tuned_net import TorchMissingError
+from lineward.models.tuning import keep_from_tuning, plan_tuning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +30,7 @@ def test_the_full_tier_makes_the_same_kind_of_bundle(
     data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
 ) -> None:
     """A few steps of tuning end in one file that says what torch says; without its network it is the quick one."""
-    monkeypatch.setattr(finetune, "WEIGHTS", (weight,))
+    monkeypatch.setattr(weighing, "WEIGHTS", (weight,))
     seen: dict[str, tuple[int, int]] = {}
     report = train_full(
         data,
@@ -56,9 +59,57 @@ def test_the_full_tier_makes_the_same_kind_of_bundle(
         for name, but in alike.items():
             assert getattr(manifest, name).model_dump(exclude=but) == getattr(quick, name).model_dump(exclude=but)
         assert manifest.data.figures == quick.data.figures
-    assert list(seen) == ["read", "features", "fit", "maps", "tune", "check"]
+    assert list(seen) == ["read", "features", "fit", "maps", "tune", "check"], "no time for a second network"
     assert all(done == total for done, total in seen.values())
     assert Session(report.model).run(np.full((96, 96, 1), 127, np.uint8)).heatmap.shape == (1, 6, 6)
+
+
+@needs_torch
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_with_time_enough_every_part_judges_and_is_known_to_what_is_deployed(
+    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
+) -> None:
+    """Rule: each third is judged by a network of the others; then, when it helps, one network is tuned on all."""
+    monkeypatch.setattr(weighing, "WEIGHTS", (weight,))
+    monkeypatch.setattr(tuning, "ENOUGH_EPOCHS", 2)
+    monkeypatch.setattr(tuning, "MOST_STEPS", 2)
+    seen: dict[str, tuple[int, int]] = {}
+    report = train_full(
+        data,
+        tmp_path / "full.lward",
+        product="plates",
+        cache_dir=cache,
+        height=96,
+        width=96,
+        tuning_s=1000.0,
+        progress=lambda stage, done, total: seen.__setitem__(stage, (done, total)),
+    )
+    manifest = load_manifest(report.model)
+    assert all(done == total for done, total in seen.values())
+    assert ("tune on all" in seen) == bool(weight)
+    assert manifest.data.figures == "crossfit"
+    assert manifest.calibration.n == manifest.data.n_good + manifest.data.n_defect
+    if weight:
+        assert manifest.calibration.folds == 3
+        assert seen["tune on all"] == (2 * 3, 2 * 3), "two epochs of 96 images"
+        assert seen["tune"] == (3 * 2 * 2, 3 * 2 * 2), "two epochs of 64 images, three times"
+    assert manifest.parity.verdicts_equal
+    assert list((cache / "tuning").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs", "networks"),
+    [(0.0, 2, 1), (100.0, 5, 1), (607.0, 10, 1), (608.0, 8, 3), (10_000.0, 10, 3)],
+)
+def test_crossing_needs_time_for_enough_epochs(seconds: float, epochs: int, networks: int) -> None:
+    """Rule: at a second a step, 25 steps an epoch for all, 20 for what judges not, and three times 17 for thirds."""
+    groups = np.arange(800)
+    plan = plan_tuning(groups % 4 == 0, groups, 0, step_s=1.0, seconds=seconds, batch=32)
+    assert plan is not None
+    assert (plan.epochs, len(plan.apart)) == (epochs, networks)
+    assert plan.judged.all() == (networks == 3)
+    assert all(not (a & b).any() for a, b in itertools.combinations(plan.apart, 2))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -89,9 +140,9 @@ def test_the_tail_is_the_backbone(tmp_path: Path, render: Callable[..., np.ndarr
     from lineward.models import tail
     from lineward.models.backbone import EfficientNetLite0
     from lineward.models.features import Source, append_features
-    from lineward.models.finetune import _early_maps
     from lineward.models.graph import Graph
     from lineward.models.prepare import InputSpec
+    from lineward.models.tuned_net import early_maps
 
     # Strides of two on even maps: there "same" padding is not symmetric.
     spec = InputSpec(height=96, width=160, channels=1, colour="mono")
@@ -99,18 +150,48 @@ def test_the_tail_is_the_backbone(tmp_path: Path, render: Callable[..., np.ndarr
     path = tmp_path / "part.png"
     cv2.imwrite(str(path), image)
     backbone = EfficientNetLite0()
-    maps = _early_maps(backbone, spec, [Source(path, "0" * 64)], None, ["none"], 1, lambda _done, _total: None)
+    maps = early_maps(backbone, spec, [Source(path, "0" * 64)], None, ["none"], 1, lambda _done, _total: None)
     found = tail.features(tail.start(backbone.tensors, device="cpu"), maps[0], [0], device="cpu")
     graph = Graph()
     tensors = append_features(graph, backbone, spec)
-    head = tensors.taps[-1]
-    graph.output("head", head.tensor, ("N", head.channels, head.height, head.width))
+    taps = {tap.name: tap for tap in tensors.taps}
+    for scale in tail.SCALES:
+        tap = taps[scale]
+        graph.output(scale, tap.tensor, ("N", tap.channels, tap.height, tap.width))
     session = onnxruntime.InferenceSession(
         graph.model("t", "0").SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    expected = session.run(["head"], {"image": image[None, :, :, None]})[0][0].reshape(head.channels, -1)
-    assert found[0, : head.channels] == pytest.approx(expected.mean(axis=1), abs=0.02)
-    assert found[0, head.channels :] == pytest.approx(expected.max(axis=1), abs=0.1)
+    pooled = []
+    for expected in session.run(list(tail.SCALES), {"image": image[None, :, :, None]}):
+        flat = expected[0].reshape(len(expected[0]), -1)
+        pooled += [flat.mean(axis=1), flat.max(axis=1)]
+    assert found[0] == pytest.approx(np.concatenate(pooled), abs=0.02)
+
+
+@needs_torch
+def test_steps_in_bfloat16_go_the_same_way() -> None:
+    """Rule: with strides taken afterwards and half the digits, scores and gradients are those of float32."""
+    import torch
+
+    from lineward.models import tail
+    from lineward.models.backbone import EfficientNetLite0
+
+    net = tail.start(EfficientNetLite0().tensors, device="cpu")
+    net.weight = torch.randn(len(net.weight), generator=torch.Generator().manual_seed(0)) / 100
+    maps = torch.randn(2, 40, 11, 14, generator=torch.Generator().manual_seed(1))
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        copy = net.copy()
+        copy.dtype = dtype
+        for tensor in copy.trainable():
+            tensor.requires_grad_(requires_grad=True)
+        scores = copy.logits(maps.contiguous(memory_format=torch.channels_last))
+        scores.sum().backward()
+        slope = torch.cat([tensor.grad.flatten() for tensor in copy.trainable()])
+        found.append((scores.detach(), slope))
+    (full, slope), (half, other) = found
+    assert half.numpy() == pytest.approx(full.numpy(), abs=0.05)
+    assert float(torch.nn.functional.cosine_similarity(slope, other, dim=0)) > 0.98
 
 
 def test_without_torch_it_says_how_to_get_it(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
