@@ -241,9 +241,11 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a model from labelled images and write it as one file."""
+    """Train a model from labelled images and write it as one file; a line on this machine goes first."""
+    from lineward.daemon.priority import step_back
     from lineward.daemon.training import train_with_progress
 
+    step_back()
     report = train_with_progress(
         data,
         out,

@@ -35,9 +35,11 @@ def check(
 ) -> None:
     """Say what a set lacks and what more images would bring; leave with 1 when something is wrong."""
     from lineward.daemon.cli import print_json
+    from lineward.daemon.priority import step_back
     from lineward.daemon.progress import cache_dir, progress_bar
     from lineward.models.dataset_check import check_dataset
 
+    step_back()
     with progress_bar(quiet=as_json) as progress:
         report = check_dataset(
             data, cache_dir=cache_dir(), progress=progress, seed=seed, production=production, curve=curve

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from lineward.models.prepare import InputSpec
 
 THIRDS = 3
-LEAST_EPOCHS, ENOUGH_EPOCHS = 2, 8
-MOST_STEPS = 250
-"""Beyond it no network got better; a large set is seen at least `ENOUGH_EPOCHS` times all the same."""
+LEAST_EPOCHS, MOST_EPOCHS = 2, 16
+ENOUGH_STEPS, MOST_STEPS = 120, 200
+"""Of the network that knows every part: with fewer it is not worth its time, with more it got no better."""
 PROBE_C = 0.01
 
 
@@ -64,10 +64,11 @@ def plan_tuning(
     folds = grouped_folds(labels, groups, seed, most=THIRDS)
     thirds = tuple(folds == fold for fold in range(int(folds.max()) + 1))
     whole = _steps(len(labels), batch)
-    most = max(MOST_STEPS // whole, ENOUGH_EPOCHS)
+    enough = min(math.ceil(ENOUGH_STEPS / whole), MOST_EPOCHS)
+    most = min(max(MOST_STEPS // whole, enough), MOST_EPOCHS)
     crossed = sum(_steps(int((~third).sum()), batch) for third in thirds) + whole
     epochs = int(seconds / (step_s * crossed))
-    if len(thirds) == THIRDS and epochs >= ENOUGH_EPOCHS:
+    if len(thirds) == THIRDS and epochs >= enough:
         return Plan(thirds, min(epochs, most))
     epochs = int(seconds / (step_s * _steps(int((~held).sum()), batch)))
     return Plan((held,), min(max(epochs, LEAST_EPOCHS), most))

@@ -15,6 +15,8 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from lineward.daemon.priority import step_back
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -39,14 +41,6 @@ def main() -> None:
         _say({"error": str(error) or type(error).__name__})
         sys.exit(1)
     _say({"result": result})
-
-
-def step_back() -> None:
-    """Let everything else on this machine go first: processor and, where `ionice` made it so, disk."""
-    with suppress(OSError):
-        os.nice(19)
-    with suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def carry_out(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from lineward.models import tuning
 from lineward.models.finetune import train_full
 
 data, out, cache, stage, step, epochs, seen = sys.argv[1:]
-tuning.ENOUGH_EPOCHS, tuning.MOST_STEPS = int(epochs), 1
+tuning.MOST_EPOCHS = int(epochs)
 stages = []
 
 def progress(what, done, total):
@@ -80,8 +80,7 @@ def test_killed_and_started_again(data: Path, tmp_path: Path, monkeypatch: pytes
     assert out.read_bytes() == b"the model before"
     assert list(folder.iterdir()) == [out]
 
-    monkeypatch.setattr(tuning, "ENOUGH_EPOCHS", EPOCHS)
-    monkeypatch.setattr(tuning, "MOST_STEPS", 1)
+    monkeypatch.setattr(tuning, "MOST_EPOCHS", EPOCHS)
     stages: set[str] = set()
     report = train_full(
         data,
