@@ -4,7 +4,8 @@ Outer splits: 70 % of the parts of each kind train, the rest are judged; everyth
 part. Beside it the peers' way without labels: distance to the nearest good image in feature space.
 
 Run `.venv/bin/python bench/learning.py --sets mtd,elpv --seeds 5`; images are looked for in $LINEWARD_DATA, else in
-../shared/data. `--types` holds each defect type out and adds 30 images of it.
+../shared/data. `--types` holds each defect type out and adds 30 images of it. With `--json` the rows are printed that
+`bench/curve.py` draws and, of several runs, puts into one table.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from lineward.images import read_image
@@ -274,50 +274,6 @@ def run_types(dataset: Dataset, name: str, seed: int, cache: Path) -> list[dict[
     return found
 
 
-def draw(rows: list[Row], path: Path) -> None:
-    """Draw detection at 2 % false rejects over the size of the training set, a curve for each set and tier."""
-    width, height, margin = 900, 520, 70
-    sheet = np.full((height, width, 3), 255, np.uint8)
-    palette = [(180, 90, 30), (40, 120, 220), (60, 160, 60), (150, 60, 150), (90, 90, 90), (30, 160, 200)]
-    names = [size for size in SIZES if any(row.size == size for row in rows)]
-    x = {size: margin + round((number + 0.5) * (width - 330) / len(names)) for number, size in enumerate(names)}
-    for step in range(11):
-        y = height - margin - round(step / 10 * (height - 2 * margin))
-        cv2.line(sheet, (margin, y), (width - 260, y), (225, 225, 225), 1)
-        cv2.putText(sheet, f"{step * 10} %", (10, y + 5), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (60, 60, 60), 1, cv2.LINE_AA)
-    for size, place in x.items():
-        cv2.putText(sheet, size, (place - 25, height - 40), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    cv2.putText(
-        sheet, "detected at 2 % false rejects", (margin, 35), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1, cv2.LINE_AA
-    )
-    curves = sorted({(row.set, row.tier) for row in rows})
-    for number, (name, tier) in enumerate(curves):
-        colour, last = palette[number % len(palette)], None
-        for size, place in x.items():
-            values = [row.det2 for row in rows if (row.set, row.tier, row.size) == (name, tier, size)]
-            if not values:
-                continue
-            mean, spread = float(np.mean(values)), float(np.std(values))
-            span = height - 2 * margin
-            y = height - margin - round(mean * span)
-            cv2.line(sheet, (place, y - round(spread * span)), (place, y + round(spread * span)), colour, 1)
-            cv2.circle(sheet, (place, y), 5, colour, -1, cv2.LINE_AA)
-            if last:
-                cv2.line(sheet, last, (place, y), colour, 2, cv2.LINE_AA)
-            last = (place, y)
-        cv2.putText(
-            sheet,
-            f"{name}, {tier}",
-            (width - 245, 80 + 26 * number),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.55,
-            colour,
-            1,
-            cv2.LINE_AA,
-        )
-    cv2.imwrite(str(path), sheet)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -327,9 +283,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--types", action="store_true")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--plot", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "lineward-bench-features")
+    parser.add_argument("--rows", nargs="+", type=Path, help="Print the table of rows that --json has printed before.")
     asked = parser.parse_args()
+    if asked.rows:
+        found = [Row(**row) for path in asked.rows for row in json.loads(path.read_bytes())["rows"]]
+        print("\n".join(table(found)))
+        return
     root = Path(os.environ.get("LINEWARD_DATA", Path(__file__).parents[2] / "shared" / "data"))
     rows: list[Row] = []
     types: list[dict[str, object]] = []
@@ -351,8 +311,6 @@ def main() -> None:
         print(line)
     if types:
         print_types(types)
-    if asked.plot:
-        draw(rows, asked.plot)
 
 
 def print_types(types: list[dict[str, object]]) -> None:

@@ -1,7 +1,8 @@
-"""What a quick training of 1,000 images costs at 320 px: from cold, with kept features, and with 30 more images.
+"""What a training of 1,000 images costs at 320 px: from cold, with kept features, and with 30 more images.
 
 Run `.venv/bin/python bench/training.py`; images are looked for in $LINEWARD_DATA, else in ../shared/data. The set is
-`mtd` filled up to 1,000 images with `elpv`; the 30 that are added are `elpv` as well. `--profile` says what took long.
+`mtd` filled up to 1,000 images with `elpv`; the 30 that are added are `elpv` as well. `--full` trains the full tier as
+well, from cold; `--profile` says what took long in the quick one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineward.models.dataset import read_dataset
+from lineward.models.finetune import train_full
 from lineward.models.quick import train_quick
 
 if TYPE_CHECKING:
@@ -41,8 +43,9 @@ def link(items: Sequence[Item], folder: Path) -> Path:
     return folder
 
 
-def timed(name: str, data: Path, out: Path, cache: Path, base: Path | None = None) -> None:
+def timed(name: str, data: Path, out: Path, cache: Path, base: Path | None = None, *, full: bool = False) -> None:
     """Train once and print the seconds of the whole and of each stage."""
+    train = train_full if full else train_quick
     stages: dict[str, float] = {}
     last = time.perf_counter()
 
@@ -53,7 +56,7 @@ def timed(name: str, data: Path, out: Path, cache: Path, base: Path | None = Non
         last = now
 
     size = {} if base else {"height": SIDE_PX, "width": SIDE_PX}
-    report = train_quick(data, out, product="bench", cache_dir=cache, progress=progress, base=base, **size)
+    report = train(data, out, product="bench", cache_dir=cache, progress=progress, base=base, **size)
     parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages.items())
     print(
         f"{name:<12}{report.seconds:>7.1f} s   ({parts}); {report.manifest.holdout.n_good} good, "
@@ -66,6 +69,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", action="store_true", help="Also profile a training with kept features.")
+    parser.add_argument("--full", action="store_true", help="Also train the full tier.")
     asked = parser.parse_args()
     root = Path(os.environ.get("LINEWARD_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
     if not (root / "mtd").is_dir():
@@ -80,6 +84,8 @@ def main() -> int:
         timed("cold", data, folder / "a.lward", cache)
         timed("kept", data, folder / "b.lward", cache)
         timed("30 more", more, folder / "c.lward", cache, base=folder / "b.lward")
+        if asked.full:
+            timed("full, cold", data, folder / "e.lward", folder / "cold", full=True)
         if asked.profile:
             profile = cProfile.Profile()
             profile.runcall(timed, "profiled", data, folder / "d.lward", cache)

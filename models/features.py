@@ -221,10 +221,14 @@ class FeatureStore:
                     progress(start + len(batch), len(sources))
         return pooled
 
-    def cells(self, source: Source, *, deep: bool) -> NDArray[np.float32]:
-        """Return the patches ``(cells, depth)`` of one image, of the deep grid or of the fine one; any thread."""
+    def cells(self, sources: Sequence[Source], *, deep: bool) -> NDArray[np.float32]:
+        """Return patches ``(images, cells, depth)``, of the deep grid or of the fine one; any thread."""
         part = _DEEP if deep else _PATCHES
-        return self._get(source, "none", part).astype(np.float32).reshape(self._shapes[part.suffix])
+        shape = self._shapes[part.suffix]
+        kept = np.empty((len(sources), int(np.prod(shape))), part.dtype)
+        for row, source in zip(kept, sources, strict=True):
+            row[:] = self._get(source, "none", part)
+        return kept.astype(np.float32).reshape(len(sources), *shape)
 
     def _get(self, source: Source, flip: str, part: _Part) -> NDArray[Any]:
         size = int(np.prod(self._shapes[part.suffix]))

@@ -129,7 +129,7 @@ class QuickModel:
         scores = {name: head.score(self.space, scaled) for name, head in self.heads.items()}
         scores["anomaly"] = np.log1p(distance)
         with workers(store.threads, "judge") as pool:
-            scorers: dict[str, tuple[Callable[[NDArray[np.float32]], float], bool]] = {
+            scorers: dict[str, tuple[Callable[[NDArray[np.float32]], NDArray[np.float64]], bool]] = {
                 "patch": (self.patches.score, False),
                 **{name: (model.score, GRIDS[name]) for name, model in self.locals.items()},
             }
@@ -169,9 +169,9 @@ class QuickModel:
 
 
 def _on_cells(
-    store: FeatureStore, score: Callable[[NDArray[np.float32]], float], *, deep: bool
-) -> Callable[[Source], float]:
-    return lambda source: score(store.cells(source, deep=deep))
+    store: FeatureStore, score: Callable[[NDArray[np.float32]], NDArray[np.float64]], *, deep: bool
+) -> Callable[[Sequence[Source]], NDArray[np.float64]]:
+    return lambda sources: score(store.cells(sources, deep=deep))
 
 
 def fit_quick(

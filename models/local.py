@@ -40,9 +40,9 @@ class LocalModel:
     space: Subspace
     head: Kernel
 
-    def score(self, cells: NDArray[np.float32]) -> float:
-        """Return the raw score of one image from its ``(cells, depth)`` patches."""
-        return float(self.score_features(local_features(cells, [self.rotation])[0][None])[0])
+    def score(self, cells: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return ``(n,)`` raw scores of images from their ``(n, cells, depth)`` patches."""
+        return self.score_features(local_features(cells, self.rotation)[0])
 
     def score_features(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return ``(n,)`` raw scores of ``(n, 3 * depth)`` features."""
@@ -61,15 +61,28 @@ class LocalModel:
         return self.head.append(graph, self.space, scaled, project(graph, self.space, scaled))
 
 
-def local_features(cells: NDArray[np.float32], rotations: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """Return highest, lowest and deviation of one image's patches along each rotation's directions."""
-    centred = cells - cells.mean(axis=0)
-    found = []
-    for rotation in rotations:
-        turned = centred @ rotation
-        deviation = np.sqrt(np.einsum("ij,ij->j", turned, turned) / len(turned))
-        found.append(np.concatenate([turned.max(axis=0), -turned.min(axis=0), deviation]))
-    return found
+def local_features(cells: NDArray[np.float32], rotations: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return highest, lowest and deviation of patches along each rotation's directions.
+
+    Parameters
+    ----------
+    cells
+        ``(n, cells, depth)``.
+    rotations
+        ``(depth, rotations * depth)``, side by side: one product instead of many small ones.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(rotations, n, 3 * depth)`` float32.
+    """
+    n, count, depth = cells.shape
+    centred = cells - cells.mean(axis=1, keepdims=True)
+    turned = (centred.reshape(n * count, depth) @ rotations).reshape(n, count, -1)
+    deviation = np.sqrt(np.einsum("nij,nij->nj", turned, turned) / count)
+    parts = (turned.max(axis=1), -turned.min(axis=1), deviation)
+    by_rotation = [part.reshape(n, -1, depth).swapaxes(0, 1) for part in parts]
+    return np.concatenate(by_rotation, axis=2, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +109,23 @@ def fit_local(
     scores = np.empty(len(labels))
     with workers(store.threads, "local") as pool:
 
-        def products(index: int) -> NDArray[np.float32]:
-            cells = store.cells(sources[index], deep=deep)
-            cells -= cells.mean(axis=0)
-            return cells.T @ cells
+        def products(indices: Sequence[int]) -> NDArray[np.float32]:
+            cells = store.cells([sources[index] for index in indices], deep=deep)
+            cells -= cells.mean(axis=1, keepdims=True)
+            flat = cells.reshape(-1, depth)
+            return flat.T @ flat
 
         scatter = sum_by_fold(pool, products, np.flatnonzero(~labels), folds)
         # The last one is fitted on every fold.
         apart = [scatter[np.arange(number) != column].sum(axis=0) for column in range(number + 1)]
         rotations = list(pool.map(_directions, apart))
 
-        def describe(index: int) -> None:
-            features[:, index] = local_features(store.cells(sources[index], deep=deep), rotations)
+        side_by_side = np.concatenate(rotations, axis=1)
+
+        def describe(indices: Sequence[int]) -> Sequence[int]:
+            cells = store.cells([sources[index] for index in indices], deep=deep)
+            features[:, indices] = local_features(cells, side_by_side)
+            return indices
 
         each(pool, describe, range(len(labels)))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineward.models.workers import each, sum_by_fold, workers
+from lineward.models.workers import GROUP, each, sum_by_fold, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ class Places:
     deviation: NDArray[np.float32]
 
     def __call__(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Standardise the patches of one image, ``(rows * columns, depth)``."""
+        """Standardise patches, ``(..., rows * columns, depth)``."""
         return (patches - self.mean) / self.deviation
 
 
@@ -49,8 +50,8 @@ class PatchModel:
     weight: NDArray[np.float32]
     bias: float
 
-    def score(self, patches: NDArray[np.float32]) -> float:
-        """Return the mean of the strongest evidence in one image, from its ``(rows * columns, depth)`` patches."""
+    def score(self, patches: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return ``(n,)`` means of the strongest evidence in images, from ``(n, rows * columns, depth)`` patches."""
         return _strongest(self.places(patches) @ self.weight + np.float32(self.bias))
 
     def append(self, graph: Graph, patches: str, layout: Layout) -> tuple[str, str]:
@@ -78,14 +79,14 @@ class PatchDistance:
     centre: float
     scale: float
 
-    def score(self, patches: NDArray[np.float32]) -> float:
-        """Return the mean of the largest distances in one image, from its ``(rows * columns, depth)`` patches."""
+    def score(self, patches: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return ``(n,)`` means of the largest distances in images, from ``(n, rows * columns, depth)`` patches."""
         return (_strongest(self.distances(patches)) - self.centre) / self.scale
 
     def distances(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the distance of each patch."""
+        """Return the distance of each patch, ``(n, rows * columns)``."""
         white = self.places(patches) @ self.whiten
-        return np.asarray(np.sqrt((white**2).sum(axis=1)), np.float32)
+        return np.asarray(np.sqrt((white**2).sum(axis=-1)), np.float32)
 
     def append(self, graph: Graph, patches: str, layout: Layout) -> tuple[str, str]:
         """Add the score ``(N, 1)`` and the heat-map ``(N, rows, columns)``, 0..1, to a graph."""
@@ -120,7 +121,7 @@ def fit_patches(
     """Fit patch evidence by multiple instances: a defective image has some defective patches, nobody says which.
 
     The first guess is the patches furthest from the good ones (Mahalanobis); then a linear discriminant and the
-    patches it finds strongest take turns. Good patches are read one image at a time.
+    patches it finds strongest take turns. Good patches are read a few images at a time.
     """
     chosen = [index for index, label in enumerate(labels) if label]
     if len(chosen) > MAX_DEFECTIVE:
@@ -128,32 +129,30 @@ def fit_patches(
     sound = np.flatnonzero(~labels)
     number = int(folds.max()) + 1
 
-    def read(index: int) -> NDArray[np.float32]:
-        return store.cells(sources[index], deep=False)
+    def read(indices: Sequence[int]) -> NDArray[np.float32]:
+        return store.cells([sources[index] for index in indices], deep=False)
 
     with workers(store.threads, "patches") as pool:
         all_places = _fit_all_places(read, sound, folds, pool)
         places = all_places[-1]
 
-        def standardise(index: int) -> NDArray[np.float16]:
-            return places(read(index)).astype(np.float16)
+        def standardise(indices: Sequence[int]) -> Sequence[NDArray[np.float16]]:
+            return list(places(read(indices)).astype(np.float16))
 
-        defective = each(pool, standardise, chosen)
+        defective = np.stack(each(pool, standardise, chosen))
         count, products = _multiply(read, places, sound, folds, pool)
 
         def fit(column: int) -> NDArray[np.float32]:
             kept = np.arange(number) != column
             covariance = products[kept].sum(axis=0) / count[kept].sum()
-            inside = [patches for patches, index in zip(defective, chosen, strict=True) if folds[index] != column]
-            return _discriminant(_shrunk(covariance), inside).astype(np.float32)
+            return _discriminant(_shrunk(covariance), defective[folds[chosen] != column]).astype(np.float32)
 
         weights = list(pool.map(fit, range(number + 1)))  # one for each fold left out, the last fitted on everything
 
-        def score(index: int) -> float:
-            fold = int(folds[index])
-            return _strongest(all_places[fold](read(index)) @ weights[fold])
+        def score(fold: int, indices: Sequence[int]) -> NDArray[np.float64]:
+            return _strongest(all_places[fold](read(indices)) @ weights[fold])
 
-        scores = np.array(each(pool, score, range(len(labels))))
+        scores = _score_by_fold(pool, score, folds)
     centre, scale = _display_range(scores[~labels])
     model = PatchModel(places, (weights[-1] / scale).astype(np.float32), -centre / scale)
     return PatchFit(model, (scores - centre) / scale)
@@ -164,8 +163,8 @@ def fit_patch_distance(store: FeatureStore, sources: Sequence[Source], folds: ND
     number = int(folds.max()) + 1
     everything = np.arange(len(sources))
 
-    def read(index: int) -> NDArray[np.float32]:
-        return store.cells(sources[index], deep=False)
+    def read(indices: Sequence[int]) -> NDArray[np.float32]:
+        return store.cells([sources[index] for index in indices], deep=False)
 
     with workers(store.threads, "patches") as pool:
         all_places = _fit_all_places(read, everything, folds, pool)
@@ -177,26 +176,39 @@ def fit_patch_distance(store: FeatureStore, sources: Sequence[Source], folds: ND
             whiten = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
             models.append(PatchDistance(places, whiten, 0.0, 1.0))
 
-        def score(index: int) -> float:
-            return models[int(folds[index])].score(read(index))
+        def score(fold: int, indices: Sequence[int]) -> NDArray[np.float64]:
+            return models[fold].score(read(indices))
 
-        scores = np.array(each(pool, score, range(len(sources))))
+        scores = _score_by_fold(pool, score, folds)
     centre, scale = _display_range(scores)
     final = PatchDistance(models[-1].places, models[-1].whiten, centre, scale)
     return PatchFit(final, (scores - centre) / scale)
 
 
+def _score_by_fold(
+    pool: ThreadPoolExecutor,
+    score: Callable[[int, Sequence[int]], NDArray[np.float64]],
+    folds: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Score each image by the model that did not see its fold."""
+    scores = np.empty(len(folds))
+    for fold in range(int(folds.max()) + 1):
+        mine = np.flatnonzero(folds == fold)
+        scores[mine] = each(pool, partial(score, fold), mine.tolist())
+    return scores
+
+
 def _fit_all_places(
-    read: Callable[[int], NDArray[np.float32]],
+    read: Callable[[Sequence[int]], NDArray[np.float32]],
     sound: NDArray[np.int64],
     folds: NDArray[np.int64],
     pool: ThreadPoolExecutor,
 ) -> list[Places]:
     """Fit what is usual at each place without each fold, and last on every fold."""
 
-    def squares(index: int) -> NDArray[np.float32]:
-        patches = read(index)
-        return np.stack([patches, patches**2])
+    def squares(indices: Sequence[int]) -> NDArray[np.float32]:
+        patches = read(indices)
+        return np.stack([patches.sum(axis=0), np.einsum("nij,nij->ij", patches, patches)])
 
     number = int(folds.max()) + 1
     sums = sum_by_fold(pool, squares, sound, folds)
@@ -211,7 +223,7 @@ def _fit_all_places(
 
 
 def _multiply(
-    read: Callable[[int], NDArray[np.float32]],
+    read: Callable[[Sequence[int]], NDArray[np.float32]],
     places: Places,
     sound: NDArray[np.int64],
     folds: NDArray[np.int64],
@@ -219,8 +231,8 @@ def _multiply(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Count patches and add up their products ``(depth, depth)``, standardised, by fold."""
 
-    def multiply(index: int) -> NDArray[np.float32]:
-        usual = places(read(index))
+    def multiply(indices: Sequence[int]) -> NDArray[np.float32]:
+        usual = places(read(indices)).reshape(-1, places.mean.shape[1])
         return usual.T @ usual
 
     counts = np.bincount(folds[sound], minlength=int(folds.max()) + 1) * len(places.mean)
@@ -243,17 +255,20 @@ def _shrunk(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(covariance + SHRINKAGE * np.trace(covariance) / depth * np.eye(depth), np.float64)
 
 
-def _discriminant(covariance: NDArray[np.float64], defective: Sequence[NDArray[np.float16]]) -> NDArray[np.float64]:
+def _discriminant(covariance: NDArray[np.float64], defective: NDArray[np.float16]) -> NDArray[np.float64]:
+    """Fit a direction ``(depth,)`` on the patches ``(n, patches, depth)`` that stand out in defective images."""
     root = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
-    images = [patches.astype(np.float32) for patches in defective]
-    white = (patches @ root for patches in images)
-    strength = [np.einsum("ij,ij->i", each, each) for each in white]
+    patches = defective.astype(np.float32)
+    count, depth = patches.shape[1:]
+    white = (patches[start : start + GROUP] @ root for start in range(0, len(patches), GROUP))
+    strength = np.concatenate([np.einsum("nij,nij->ni", part, part) for part in white])
     weight = np.zeros(len(covariance))
     for _ in range(ROUNDS):
-        mined = np.concatenate([p[np.argsort(s)[-_few(len(s)) :]] for p, s in zip(images, strength, strict=True)])
+        places = np.argpartition(strength, count - _few(count), axis=1)[:, -_few(count) :, np.newaxis]
+        mined = np.take_along_axis(patches, places, axis=1).reshape(-1, depth)
         spread = np.cov(mined.T, bias=True) if len(mined) > 1 else covariance
         weight = np.linalg.solve(_shrunk(0.5 * (covariance + spread)), mined.mean(axis=0).astype(np.float64))
-        strength = [patches @ weight.astype(np.float32) for patches in images]
+        strength = patches @ weight.astype(np.float32)
     return weight
 
 
@@ -261,9 +276,11 @@ def _few(count: int) -> int:
     return max(1, min(5, count // 20))
 
 
-def _strongest(evidence: NDArray[np.float32]) -> float:
-    few = _few(len(evidence))
-    return float(np.partition(evidence, len(evidence) - few)[-few:].mean())
+def _strongest(evidence: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return ``(n,)`` means of the strongest of ``(n, patches)``."""
+    few = _few(evidence.shape[-1])
+    kept = np.partition(evidence, evidence.shape[-1] - few, axis=-1)[..., -few:]
+    return np.asarray(kept.mean(axis=-1), np.float64)
 
 
 def _display_range(good_scores: NDArray[np.float64]) -> tuple[float, float]:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
-BATCH = 32
-"""Images that a thread takes at once: handing over one at a time costs as much as reading it."""
+GROUP = 8
+"""Images that a thread takes at once: one at a time, handing over and taking turns cost as much as the work."""
 
 
 @contextmanager
@@ -32,42 +32,38 @@ def workers(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def each(pool: ThreadPoolExecutor, function: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
-    """Call a function for every item; what it returns, in the order of the items."""
-    batches = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
-    return [found for part in pool.map(lambda batch: [function(item) for item in batch], batches) for found in part]
+def each(
+    pool: ThreadPoolExecutor, function: Callable[[Sequence[Item]], Iterable[Found]], items: Sequence[Item]
+) -> list[Found]:
+    """Call a function for groups of items; what it returns for each item, in their order."""
+    groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+    return [found for part in pool.map(function, groups) for found in part]
 
 
 def sum_by_fold(
     pool: ThreadPoolExecutor,
-    function: Callable[[int], NDArray[Any]],
+    function: Callable[[Sequence[int]], NDArray[np.float32]],
     indices: NDArray[np.int64],
     folds: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Add up ``function(index)``, arrays of one shape, over the images of each fold; ``(folds, *shape)``.
+    """Add up ``function(some indices)``, arrays of one shape, over the images of each fold; ``(folds, *shape)``.
 
     Parameters
     ----------
+    function
+        Gives the sum over a few images.
     indices
         The images that take part, at least one.
     folds
         ``(n,)`` the fold of every image, of those that do not take part as well.
     """
     number = int(folds.max()) + 1
-    mine = [(fold, indices[folds[indices] == fold]) for fold in range(number)]
-    batches = [(fold, some[start : start + BATCH]) for fold, some in mine for start in range(0, len(some), BATCH)]
-
-    def add(batch: tuple[int, NDArray[np.int64]]) -> NDArray[np.float64]:
-        first, *others = batch[1].tolist()
-        total = function(first).astype(np.float64)
-        for index in others:
-            total += function(index)
-        return total
-
-    parts = pool.map(add, batches)
-    first = next(parts)
-    totals = np.zeros((number, *first.shape))
-    totals[batches[0][0]] = first
-    for (fold, _), part in zip(batches[1:], parts, strict=True):
+    mine = [(fold, indices[folds[indices] == fold].tolist()) for fold in range(number)]
+    groups = [(fold, some[start : start + GROUP]) for fold, some in mine for start in range(0, len(some), GROUP)]
+    totals: NDArray[np.float64] | None = None
+    for (fold, _), part in zip(groups, pool.map(lambda group: function(group[1]), groups), strict=True):
+        if totals is None:
+            totals = np.zeros((number, *part.shape))
         totals[fold] += part
+    assert totals is not None, "no image takes part"
     return totals

@@ -37,12 +37,12 @@ def test_a_second_training_computes_nothing(tmp_path: Path) -> None:
     """Features are kept by content: they come back the same when the image files are gone, under any name."""
     items = sources(tmp_path)
     first = store(tmp_path).extract(items)
-    patches = [store(tmp_path).cells(item, deep=False) for item in items]
+    patches = store(tmp_path).cells(items, deep=False)
     for item in items:
         item.path.unlink()
     renamed = [Source(Path("elsewhere.png"), item.digest) for item in items]
     assert (store(tmp_path).extract(renamed) == first).all()
-    again = [store(tmp_path).cells(item, deep=False) for item in renamed]
+    again = store(tmp_path).cells(renamed, deep=False)
     assert all((a == b).all() for a, b in zip(patches, again, strict=True))
 
 
@@ -52,7 +52,7 @@ def test_layout_is_what_comes_out(tmp_path: Path) -> None:
     pooled = made.extract(sources(tmp_path))
     assert pooled.shape == (3, 8064)
     assert (made.layout.rows, made.layout.columns) == (4, 4)
-    assert made.cells(sources(tmp_path)[0], deep=False).shape == (16, made.layout.depth)
+    assert made.cells(sources(tmp_path)[:1], deep=False).shape == (1, 16, made.layout.depth)
     channels = pooled.reshape(3, -1)
     assert np.isfinite(channels).all()
     assert not np.allclose(channels[0], channels[1])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -18,10 +20,23 @@ def test_one_odd_patch_is_an_extreme() -> None:
     odd = cells.copy()
     odd[17, 3] += 30
     eye = np.eye(8, dtype=np.float32)
-    plain, found = local_features(cells, [eye])[0], local_features(odd, [eye])[0]
+    ((plain, found, brighter),) = local_features(np.stack([cells, odd, cells + 5]), eye)
     assert np.argmax(np.abs(found - plain)) == 3
-    assert np.allclose(local_features(cells + 5, [eye])[0], plain, atol=1e-4)
+    assert np.allclose(brighter, plain, atol=1e-4)
     assert found.shape == (24,)
+
+
+def test_rotations_and_images_do_not_meet() -> None:
+    """Several images along several rotations at once are what each image is along each rotation."""
+    random = np.random.default_rng(0)
+    cells = random.normal(0, 1, (3, 20, 5)).astype(np.float32)
+    rotations = [np.linalg.qr(random.normal(0, 1, (5, 5)))[0].astype(np.float32) for _ in range(2)]
+    together = local_features(cells, np.concatenate(rotations, axis=1))
+    assert together.shape == (2, 3, 15)
+    for image, rotation in itertools.product(range(3), range(2)):
+        turned = (cells[image] - cells[image].mean(axis=0)) @ rotations[rotation]
+        alone = np.concatenate([turned.max(axis=0), -turned.min(axis=0), turned.std(axis=0)])
+        assert together[rotation, image] == pytest.approx(alone, abs=1e-5)
 
 
 def scored(n: int, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:  # type: ignore[type-arg]
