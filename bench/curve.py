@@ -21,6 +21,7 @@ COLOURS = {
 }
 OTHER = "#777777"
 WIDTH, HEIGHT, PANEL, TOP, BOTTOM = 900, 380, 330, 44, 320
+FONT = 'font-family="sans-serif" font-size="13"'
 TURN = 7
 """Pixels between the dots of two curves at one size."""
 
@@ -29,8 +30,7 @@ def drawing(rows: list[dict[str, Any]]) -> str:
     """Return the figure as SVG."""
     curves = sorted({(row["set"], row["tier"]) for row in rows if row["tier"] != "nearest good"}, reverse=True)
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        'font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {FONT}>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
     ]
     for number, (key, title, low) in enumerate(PANELS):

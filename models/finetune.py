@@ -31,7 +31,7 @@ from lineward.models.metrics import measure
 from lineward.models.quick import TrainReport, prepare_features, silent, training_warnings
 from lineward.models.records import Risk
 from lineward.models.tuned_net import TunedNet, early_maps, load_tail
-from lineward.models.tuning import Tuning, plan_tuning, tuning_key
+from lineward.models.tuning import Tuning, keep_from_tuning, plan_tuning, tuning_key
 from lineward.models.weighing import weigh
 
 if TYPE_CHECKING:
@@ -113,6 +113,12 @@ def train_full(  # noqa: PLR0915 - one step after the other
             progress=partial(report, "fit"),
         )
         labels = dataset.labels
+        held = keep_from_tuning(labels, prepared.groups, seed)
+        if held is None:
+            raise DatasetError(
+                f"{data}: too few parts that can be told apart for --tier full, which keeps at least two good and two "
+                "defective ones away from tuning; name the parts in groups.csv, add others, or use --tier quick"
+            )
         device = tail.pick_device()
         untuned = tail.start(backbone.tensors, device=device)
         maps = early_maps(
@@ -120,14 +126,8 @@ def train_full(  # noqa: PLR0915 - one step after the other
         )
         key = tuning_key(dataset.digest, prepared.groups, prepared.spec, seed, tuning_s)
         tuning = Tuning(maps, labels, untuned, device, seed, cache / "tuning", key)
-        plan = plan_tuning(
-            labels, prepared.groups, seed, step_s=tuning.step_seconds(), seconds=tuning_s, batch=tail.BATCH
-        )
-        if plan is None:
-            raise DatasetError(
-                f"{data}: too few parts that can be told apart for --tier full, which keeps at least two good and two "
-                "defective ones away from tuning; name the parts in groups.csv, add others, or use --tier quick"
-            )
+        step_s = tuning.step_seconds()
+        plan = plan_tuning(held, labels, prepared.groups, seed, step_s=step_s, seconds=tuning_s, batch=tail.BATCH)
         scores, deployed, epochs = tuning.run(plan, report)
         held = plan.judged
         model, figures = weigh(quick, scores[held], held, labels, prepared.groups, asked, seed)

@@ -55,12 +55,16 @@ class Plan:
 
 
 def plan_tuning(
-    labels: NDArray[np.bool_], groups: NDArray[np.int64], seed: int, *, step_s: float, seconds: float, batch: int
-) -> Plan | None:
-    """Divide parts and time, from the seconds that a step takes; None when there are too few parts to judge."""
-    held = keep_from_tuning(labels, groups, seed)
-    if held is None:
-        return None
+    held: NDArray[np.bool_],
+    labels: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    seed: int,
+    *,
+    step_s: float,
+    seconds: float,
+    batch: int,
+) -> Plan:
+    """Divide parts and time, from the seconds that a step takes; ``held`` are the parts that judge a single network."""
     folds = grouped_folds(labels, groups, seed, most=THIRDS)
     thirds = tuple(folds == fold for fold in range(int(folds.max()) + 1))
     whole = _steps(len(labels), batch)

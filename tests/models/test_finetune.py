@@ -104,8 +104,10 @@ def test_with_time_enough_every_part_judges_and_is_known_to_what_is_deployed(
 def test_crossing_needs_time_for_enough_epochs(seconds: float, epochs: int, networks: int) -> None:
     """Rule: at a second a step, 25 steps an epoch for all, 20 for what judges not, and three times 17 for thirds."""
     groups = np.arange(800)
-    plan = plan_tuning(groups % 4 == 0, groups, 0, step_s=1.0, seconds=seconds, batch=32)
-    assert plan is not None
+    labels = groups % 4 == 0
+    held = keep_from_tuning(labels, groups, 0)
+    assert held is not None
+    plan = plan_tuning(held, labels, groups, 0, step_s=1.0, seconds=seconds, batch=32)
     assert (plan.epochs, len(plan.apart)) == (epochs, networks)
     assert plan.judged.all() == (networks == 3)
     assert all(not (a & b).any() for a, b in itertools.combinations(plan.apart, 2))
