@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Of the tuned network against the quick tier's score, both standardised."""
 USUAL_WEIGHT, GAIN = 2.0, 0.04
-"""Another weight than the usual one must be better by this much in AUROC plus detection, which is as much as both vary by
-chance; and the networks that judge know fewer parts than the one that is deployed, so they make it look worse than it is."""
+"""Another weight than the usual one must be better by this much in AUROC plus detection: as much varies by chance, and
+the networks that judge know fewer parts than the one that is deployed, so it is better than they make it look."""
 
 
 def weigh(  # noqa: PLR0917 - one caller
