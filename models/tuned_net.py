@@ -38,8 +38,8 @@ class TorchMissingError(ValueError):
 def load_tail() -> Any:
     """Import `lineward.models.tail`, the one file that needs torch; `TorchMissingError` says how to get it.
 
-    Torch's threads are told to sleep while they wait for each other, unless the environment says otherwise. Spinning, as
-    they would, saves a tenth of a step on an idle machine; beside one busy process a step took 3.2 s instead of 1.5.
+    Torch's threads are told to sleep while they wait for each other, unless the environment says otherwise. Spinning
+    saves a tenth of a step on an idle machine, but beside one busy process a step took 3.2 s instead of 1.5.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
     try:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
+import re
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -205,3 +208,21 @@ def test_without_torch_it_says_how_to_get_it(data: Path, tmp_path: Path, monkeyp
         train_full(data, out, product="p")
     assert "\n" not in str(caught.value)
     assert not out.exists()
+
+
+@needs_torch
+def test_threads_of_torch_sleep_while_they_wait() -> None:
+    """Rule: also after everything else that a training loads, the runtime of torch's threads is told not to spin."""
+    code = "import lineward.models.finetune as f; f.load_tail()"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"OMP_DISPLAY_ENV": "true"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    policies = re.findall(r"OMP_WAIT_POLICY = '(\w+)'", done.stderr)
+    assert policies, "no runtime has told its settings"
+    assert policies[-1] == "PASSIVE"
