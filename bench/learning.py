@@ -4,8 +4,8 @@ Outer splits: 70 % of the parts of each kind train, the rest are judged; everyth
 part. Beside it the peers' way without labels: distance to the nearest good image in feature space.
 
 Run `.venv/bin/python bench/learning.py --sets mtd,elpv --seeds 5`; images are looked for in $LINEWARD_DATA, else in
-../shared/data. `--types` holds each defect type out and adds 30 images of it. With `--json` the rows are printed that
-`bench/curve.py` draws and, of several runs, puts into one table.
+../shared/data. `--types` holds each defect type out and adds 30 images of it. With `--json` the rows are printed, which
+`--rows` puts into one table with those of other runs and `bench/curve.py` draws.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,9 @@ from lineward.models.session import Session
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lineward.models.prepare import InputSpec
     from lineward.models.records import Metrics, Promise
+    from lineward.models.verdict import Decision
 
 SIZES: dict[str, tuple[int, int]] = {"80+20": (80, 20), "250+50": (250, 50), "all": (10**9, 10**9)}
 TEST_SHARE = 0.3
@@ -107,7 +109,7 @@ def link(dataset: Dataset, indices: list[int], folder: Path) -> Path:
 
 def judge(
     bundle: Path, dataset: Dataset, indices: list[int]
-) -> tuple[NDArray[np.bool_], NDArray[np.float64], list[object], float]:
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], list[Decision], float]:
     """Judge images with a bundle on two threads, as the line does."""
     session = Session(bundle, intra_op_threads=2)
     session.warm_up()
@@ -124,9 +126,11 @@ def floor(probabilities: NDArray[np.float64]) -> float:
     return float(np.mean([calibration_error(draw, probabilities) for draw in draws]))
 
 
-def nearest_good(dataset: Dataset, train: list[int], test: list[int], cache: Path, spec: object) -> tuple[float, ...]:
+def nearest_good(
+    dataset: Dataset, train: list[int], test: list[int], cache: Path, spec: InputSpec
+) -> tuple[float, ...]:
     """Judge by the distance to the nearest good training image, as anomaly detection without labels does."""
-    store = FeatureStore(EfficientNetLite0(), spec, cache)  # type: ignore[arg-type]
+    store = FeatureStore(EfficientNetLite0(), spec, cache)
     known = store.extract([dataset.items[i].source for i in train if not dataset.items[i].defective])
     asked = store.extract([dataset.items[i].source for i in test])
     scaler = fit_scaler(known)
@@ -146,45 +150,41 @@ def run_split(dataset: Dataset, name: str, size: str, tier: str, *, seed: int, c
         train = train_quick if tier == "quick" else train_full
         report = train(folder, Path(scratch) / "m.lward", product=name, cache_dir=cache, seed=0)
         labels, probabilities, decisions, ms = judge(report.model, dataset, outside)
-    said = measure(labels, probabilities, decisions, ms, parts=dataset.groups[outside])  # type: ignore[arg-type]
+    said = measure(labels, probabilities, decisions, ms, parts=dataset.groups[outside])
     wrong = sum(
         (str(decision) == "fail" and not label) or (str(decision) == "pass" and label)
         for decision, label in zip(decisions, labels, strict=True)
     )
     counts = f"{sum(not dataset.items[i].defective for i in chosen)}+{sum(dataset.items[i].defective for i in chosen)}"
     spec = report.manifest.input
-    common = {
-        "set": name,
-        "size": size,
-        "seed": seed,
-        "n_train": counts,
-        "n_test": f"{said.n_good}+{said.n_defect}",
-        "input": f"{spec.height}x{spec.width}",
-    }
-    rows = [
-        Row(
-            **common,  # type: ignore[arg-type]
-            tier=tier,
-            auroc=said.auroc or 0.0,
-            det2=said.detection_at_2pct_fr or 0.0,
-            det5=detection_at(labels, probabilities, 0.05),
-            ece=said.ece,
-            ece_floor=floor(probabilities),
-            review=said.review_share,
-            errors=wrong / len(labels),
-            false_reject=said.false_reject_rate.value or 0.0,
-            escape=said.escape_rate.value or 0.0,
-            kept=float(_kept(report.manifest.risk, said)),
-            seconds=report.seconds,
-            ms=ms,
-            judged=list(zip(probabilities.tolist(), labels.tolist(), strict=True)),
-        )
-    ]
-    if tier == "quick":
-        nan = float("nan")
-        found = nearest_good(dataset, chosen, outside, cache, spec)
-        rows.append(Row(**common, tier="nearest good", auroc=found[0], det2=found[1], det5=found[2], ece=nan, ece_floor=nan, review=nan, errors=nan, false_reject=nan, escape=nan, kept=nan, seconds=nan, ms=nan, judged=[]))  # type: ignore[arg-type]  # fmt: skip # noqa: E501
-    return rows
+    row = Row(
+        set=name,
+        size=size,
+        tier=tier,
+        seed=seed,
+        n_train=counts,
+        n_test=f"{said.n_good}+{said.n_defect}",
+        auroc=said.auroc or 0.0,
+        det2=said.detection_at_2pct_fr or 0.0,
+        det5=detection_at(labels, probabilities, 0.05),
+        ece=said.ece,
+        ece_floor=floor(probabilities),
+        review=said.review_share,
+        errors=wrong / len(labels),
+        false_reject=said.false_reject_rate.value or 0.0,
+        escape=said.escape_rate.value or 0.0,
+        kept=float(_kept(report.manifest.risk, said)),
+        seconds=report.seconds,
+        ms=ms,
+        input=f"{spec.height}x{spec.width}",
+        judged=list(zip(probabilities.tolist(), labels.tolist(), strict=True)),
+    )
+    if tier != "quick":
+        return [row]
+    found = nearest_good(dataset, chosen, outside, cache, spec)
+    unknown = dict.fromkeys(NUMBERS, float("nan"))
+    named = dict(zip(("auroc", "det2", "det5"), found, strict=True))
+    return [row, replace(row, tier="nearest good", judged=[], **(unknown | named))]
 
 
 NUMBERS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lineward.models.store import Entry
+
+Choice = TypeVar("Choice", bound=str)
 
 models_app = typer.Typer(
     help="List, show, promote and roll back models; import a model made elsewhere.",
@@ -277,15 +279,15 @@ def import_(
     from lineward.models.importing import import_model
 
     declared = Declaration(
-        kind=_choice("--kind", kind, "softmax", "logits", "sigmoid", "sigmoid-logits", "anomaly"),  # type: ignore[arg-type]
+        kind=_choice("--kind", kind, "softmax", "logits", "sigmoid", "sigmoid-logits", "anomaly"),
         classes=_names(classes),
         good=_names(good),
-        scaling=None if scaling is None else _choice("--scaling", scaling, *SCALINGS),
+        scaling=_choice_if_given("--scaling", scaling, *SCALINGS),
         mean=_numbers("--mean", mean),
         deviation=_numbers("--std", std),
-        colour=None if colour is None else _choice("--colour", colour, "rgb", "bgr", "mono"),  # type: ignore[arg-type]
+        colour=_choice_if_given("--colour", colour, "rgb", "bgr", "mono"),
         size=None if size is None else _size(size),
-        layout=None if layout is None else _choice("--layout", layout, "nchw", "nhwc"),  # type: ignore[arg-type]
+        layout=_choice_if_given("--layout", layout, "nchw", "nhwc"),
         scores=scores,
         anomaly_map=map_,
         threshold=threshold,
@@ -309,10 +311,15 @@ def import_(
             typer.echo(line)
 
 
-def _choice(option: str, value: str, *choices: str) -> str:
-    if value not in choices:
-        raise CommandError(f"{option} {value}: one of {', '.join(choices)} is wanted")
-    return value
+def _choice(option: str, value: str, *choices: Choice) -> Choice:
+    for choice in choices:
+        if choice == value:
+            return choice
+    raise CommandError(f"{option} {value}: one of {', '.join(choices)} is wanted")
+
+
+def _choice_if_given(option: str, value: str | None, *choices: Choice) -> Choice | None:
+    return None if value is None else _choice(option, value, *choices)
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -144,7 +144,7 @@ class Connection:
         """Ask an MQTT 5 broker to hold commands back: more than a few at a time would keep answers waiting."""
         if not self._v5:
             return None
-        wishes = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        wishes = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's has no types
         wishes.ReceiveMaximum = MOST_RECEIVED
         return wishes
 

@@ -2,8 +2,8 @@
 
 The first five blocks stay frozen, so their maps are computed once per image and view, by ONNX Runtime, with the very
 nodes that the bundle runs. Batch normalisation keeps its ImageNet statistics and is folded into the convolutions; their
-weights are tuned, of depthwise ones only the gain of each channel: gradients of depthwise kernels take more time than
-everything else together and brought nothing. The head sees two scales, because a small defect is lost at stride 32.
+weights are tuned, of depthwise ones only the gain of each channel, because the gradients of depthwise kernels take most
+of a step in bfloat16. The head sees two scales, because a small defect is lost at stride 32.
 On a processor with matrix tiles (AMX) steps are taken in bfloat16; scores are always computed in float32.
 This file alone imports torch.
 """

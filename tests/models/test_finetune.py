@@ -23,7 +23,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from lineward.models.quick import TrainReport
+
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch (extra train) is missing")
+
+
+def trained_full(
+    data: Path, folder: Path, cache: Path, *, tuning_s: float
+) -> tuple[TrainReport, dict[str, tuple[int, int]]]:
+    """Train at 96 px; gives the report, and by stage how far the last progress said it was."""
+    seen: dict[str, tuple[int, int]] = {}
+    report = train_full(
+        data,
+        folder / "full.lward",
+        product="plates",
+        cache_dir=cache,
+        height=96,
+        width=96,
+        tuning_s=tuning_s,
+        progress=lambda stage, done, total: seen.__setitem__(stage, (done, total)),
+    )
+    return report, seen
 
 
 @needs_torch
@@ -34,17 +54,7 @@ def test_the_full_tier_makes_the_same_kind_of_bundle(
 ) -> None:
     """A few steps of tuning end in one file that says what torch says; without its network it is the quick one."""
     monkeypatch.setattr(weighing, "WEIGHTS", (weight,))
-    seen: dict[str, tuple[int, int]] = {}
-    report = train_full(
-        data,
-        tmp_path / "full.lward",
-        product="plates",
-        cache_dir=cache,
-        height=96,
-        width=96,
-        tuning_s=0.0,
-        progress=lambda stage, done, total: seen.__setitem__(stage, (done, total)),
-    )
+    report, seen = trained_full(data, tmp_path, cache, tuning_s=0.0)
     manifest = load_manifest(report.model)
     assert manifest.tier == "full"
     assert manifest.model.tuning_epochs >= 2
@@ -76,17 +86,7 @@ def test_with_time_enough_every_part_judges_and_is_known_to_what_is_deployed(
     """Rule: each third is judged by a network of the others; then, when it helps, one network is tuned on all."""
     monkeypatch.setattr(weighing, "WEIGHTS", (weight,))
     monkeypatch.setattr(tuning, "MOST_EPOCHS", 2)
-    seen: dict[str, tuple[int, int]] = {}
-    report = train_full(
-        data,
-        tmp_path / "full.lward",
-        product="plates",
-        cache_dir=cache,
-        height=96,
-        width=96,
-        tuning_s=1000.0,
-        progress=lambda stage, done, total: seen.__setitem__(stage, (done, total)),
-    )
+    report, seen = trained_full(data, tmp_path, cache, tuning_s=1000.0)
     manifest = load_manifest(report.model)
     assert all(done == total for done, total in seen.values())
     assert ("tune on all" in seen) == bool(weight)
