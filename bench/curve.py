@@ -1,4 +1,4 @@
-"""Draw what more images bring, from rows of `bench/learning.py --json`: a dot for each split, a line of means.
+"""Draw what more images bring, from rows of `bench/learning.py --json`: a dot for each split, a line through their means.
 
 Run `python bench/curve.py ROWS.json [ROWS.json ...] --out docs/images/learning-curve.svg`.
 """
@@ -70,6 +70,7 @@ def _panel(  # noqa: PLR0917 - one caller
                 for value in values
             ]
             points.append(f"{x:.1f} {y(mean(values)):.1f}")
+            lines.append(f'<path d="M{points[-1]}m-6 0h12" stroke="{colour}" stroke-width="2.5"/>')
         lines.append(f'<path d="M{"L".join(points)}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
     return lines
 
