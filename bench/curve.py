@@ -1,4 +1,4 @@
-"""Draw what more images bring, from rows of `bench/learning.py --json`: a dot for each split, a line through their means.
+"""Draw what more images bring, from rows of `bench/learning.py --json`: a dot for each split, a bar at their mean.
 
 Run `python bench/curve.py ROWS.json [ROWS.json ...] --out docs/images/learning-curve.svg`.
 """

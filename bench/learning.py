@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineward.daemon.allocator import keep_freed
 from lineward.images import read_image
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.dataset import Dataset, read_dataset
@@ -145,6 +146,8 @@ def run_split(dataset: Dataset, name: str, size: str, tier: str, *, seed: int, c
     """Train on one outer split and judge its test part; with the baseline beside the quick tier."""
     inside, outside = outer_split(dataset, seed)
     chosen = limited(dataset, inside, *SIZES[size], seed)
+    if tier == "full":
+        keep_freed()
     with tempfile.TemporaryDirectory(prefix="lineward-bench-") as scratch:
         folder = link(dataset, chosen, Path(scratch) / "train")
         train = train_quick if tier == "quick" else train_full

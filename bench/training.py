@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lineward.daemon.allocator import keep_freed
 from lineward.models.dataset import read_dataset
 from lineward.models.finetune import train_full
 from lineward.models.quick import train_quick
@@ -85,6 +86,7 @@ def main() -> int:
         timed("kept", data, folder / "b.lward", cache)
         timed("30 more", more, folder / "c.lward", cache, base=folder / "b.lward")
         if asked.full:
+            keep_freed()
             timed("full, cold", data, folder / "e.lward", folder / "cold", full=True)
         if asked.profile:
             profile = cProfile.Profile()

@@ -1,4 +1,4 @@
-"""Memory of a process that runs for years: its size, and the pauses that looking after it costs."""
+"""How memory is asked for: sparingly where a process runs for years, once and for all where it trains and ends."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import ctypes
 import gc
 from contextlib import suppress
 
-MMAP_THRESHOLD = -3
-"""M_MMAP_THRESHOLD of glibc's malloc.h."""
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
+"""What may be set, from glibc's malloc.h."""
 
 LARGE_BYTES = 262_144
 """Blocks from this size on go back to the system when they are freed.
@@ -22,6 +22,24 @@ def keep_flat() -> None:
     """Set the threshold once, at the start of a process; does nothing where the C library has none."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, LARGE_BYTES)
+
+
+AHEAD_BYTES = 64 * 2**20
+"""What a training asks the system for at once."""
+
+
+def keep_freed() -> None:
+    """Keep what is freed for what is needed next, in a process that tunes a network and then ends.
+
+    A step of tuning frees and asks for a gigabyte in blocks that glibc hands back to the system each time, which then
+    clears every page of them anew. On a virtual machine, where that is dear, a step of 32 images at 320 px took 2.5 to
+    3.3 s as glibc does it and 1.9 to 2.0 s with this. Not for the quick tier: it gains little, and needs 750 MB
+    instead of 650.
+    """
+    with suppress(OSError, AttributeError):
+        c = ctypes.CDLL(None)
+        for option, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, AHEAD_BYTES)):
+            c.mallopt(option, value)
 
 
 def settle() -> None:

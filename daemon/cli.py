@@ -242,10 +242,13 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a model from labelled images and write it as one file; a line on this machine goes first."""
+    from lineward.daemon.allocator import keep_freed
     from lineward.daemon.priority import step_back
     from lineward.daemon.training import train_with_progress
 
     step_back()
+    if tier == "full":
+        keep_freed()
     report = train_with_progress(
         data,
         out,

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from lineward.daemon.allocator import keep_freed
 from lineward.daemon.priority import step_back
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def main() -> None:
     step_back()
     threading.Thread(target=_end_with_the_page, daemon=True).start()
     order = json.loads(Path(sys.argv[1]).read_bytes())
+    if order.get("tier") == "full":
+        keep_freed()
     try:
         result = (check if order["kind"] == "check" else carry_out)(order, _Teller())
     except Exception as error:  # noqa: BLE001 - whatever it is, the person who asked must read it

@@ -15,3 +15,20 @@ def test_a_settled_service_is_not_searched_again() -> None:
     before, after = map(int, done.stdout.split())
     assert before > 5000
     assert 100 <= after < 1000
+
+
+def test_a_training_does_not_ask_twice_for_what_it_freed() -> None:
+    """Rule: a block of 64 MiB that was freed is there again without a page of it cleared by the system."""
+    source = (
+        "import ctypes, resource\nfrom lineward.daemon import allocator\nallocator.keep_freed()\n"
+        "c = ctypes.CDLL(None)\nc.malloc.restype, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    block = c.malloc(1 << 26)\n    ctypes.memset(block, 1, 1 << 26)\n    c.free(block)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print(faults(), faults())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    first, again = map(int, done.stdout.split())
+    assert first > 1000
+    assert again < 100
