@@ -172,7 +172,7 @@ def train(page: Any, page_: ReviewPage) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector("text=The line goes first. Its answers take")
     page.wait_for_selector("text=kept parts are judged differently")
-    assert page_.lines("training of bracket: done")
+    wait_until(lambda: bool(page_.lines("training of bracket: done")), 20, "the log line of the training")
     page.wait_for_selector("text=Parts kept for testing")
     page.wait_for_selector("text=How strict?")  # drawn behind the comparison, once the candidate is read
 
