@@ -17,15 +17,14 @@ model leave holes that the next one does not fit. 60 models loaded one after the
 171 to 182 MB with this; trimming after each load keeps less and stalls every other thread for up to 29 ms.
 """
 
+AHEAD_BYTES = 64 * 2**20
+"""What a training asks the system for at once."""
+
 
 def keep_flat() -> None:
     """Set the threshold once, at the start of a process; does nothing where the C library has none."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, LARGE_BYTES)
-
-
-AHEAD_BYTES = 64 * 2**20
-"""What a training asks the system for at once."""
 
 
 def keep_freed() -> None:

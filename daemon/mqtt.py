@@ -331,15 +331,15 @@ class Connection:
     def abort(self) -> None:
         """Hang up hard: what the kernel has not sent yet must not reach a PLC when the cable is back."""
         sock = self._client.socket()
-        if sock is not None:
+        if isinstance(sock, socket.socket):  # not None; a websocket, paho's third kind, is never asked for
             with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, HARD)  # type: ignore[attr-defined]
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, HARD)
             self._client.on_disconnect = None
             with contextlib.suppress(OSError):
                 sock.close()
 
     def _socket(self) -> socket.socket:
         sock = self._client.socket()
-        if sock is None:
+        if not isinstance(sock, socket.socket):
             raise LostError(*(self._lost or ("connection lost", 0)))
-        return sock  # type: ignore[return-value]
+        return sock

@@ -255,7 +255,8 @@ def section(name: str, model: type[BaseModel]) -> list[str]:
 
 def camera_sections(models: Sequence[type[BaseModel]], field: FieldInfo) -> list[str]:
     """Describe the keys that all cameras have once, and then those of each driver."""
-    common = {key: value for key, value in models[0].__mro__[1].model_fields.items() if key != "driver"}  # type: ignore[attr-defined]
+    shared = set.intersection(*(set(model.model_fields) for model in models)) - {"driver"}
+    common = {key: value for key, value in models[0].model_fields.items() if key in shared}
     drivers = [str(typing.get_args(model.model_fields["driver"].annotation)[0]) for model in models]
     choice = ", ".join(code(toml_value(driver)) for driver in drivers)
     lines = ["## [camera]", "", f"{field.description} `driver` is required: one of {choice}. Every driver has:", ""]

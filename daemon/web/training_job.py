@@ -109,7 +109,11 @@ def compare(
     verdicts: dict[str, dict[str, dict[str, Any]]] = {"old": {}, "new": {}}
     for side, path in (("old", old), ("new", new)):
         if path is not None:
-            verdicts[side] = _judge(path, files, lambda count, done=done: tell("compare", done + count, total))  # type: ignore[misc]
+
+            def compared(count: int, before: int = done) -> None:
+                tell("compare", before + count, total)
+
+            verdicts[side] = _judge(path, files, compared)
             done += len(files)
     bundle = load_bundle(new)
     manifest = bundle.manifest

@@ -4,6 +4,12 @@ import subprocess
 import sys
 
 
+def numbers(source: str) -> tuple[int, ...]:
+    """What a process of its own prints."""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    return tuple(map(int, done.stdout.split()))
+
+
 def test_a_settled_service_is_not_searched_again() -> None:
     """Rule: what was there at the start is left out of the search for cycles, what comes later is not."""
     source = (
@@ -11,8 +17,7 @@ def test_a_settled_service_is_not_searched_again() -> None:
         "before = len(gc.get_objects())\nallocator.settle()\nlater = [[] for _ in range(100)]\n"
         "print(before, len(gc.get_objects()))\n"
     )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    before, after = map(int, done.stdout.split())
+    before, after = numbers(source)
     assert before > 5000
     assert 100 <= after < 1000
 
@@ -28,7 +33,6 @@ def test_a_training_does_not_ask_twice_for_what_it_freed() -> None:
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "print(faults(), faults())\n"
     )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    first, again = map(int, done.stdout.split())
+    first, again = numbers(source)
     assert first > 1000
     assert again < 100

@@ -29,7 +29,7 @@ CONFIG: dict[str, dict[str, Any]] = {
     "camera": {"driver": "simulated", "width": 320, "height": 256, "rate_hz": 10, "defect_rate": 0.3},
     "inspection": {"model": "/var/lib/lineward/models/tiles.lward", "deadline_ms": 700},
 }
-FROM_FOLDER = ("env", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/root/bundle/wheels")
+FROM_FOLDER = ("env", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/srv/bundle/wheels")
 """The machine has no network: pip takes from this folder what it would fetch."""
 
 
@@ -39,7 +39,7 @@ class Box(Machine):
     def __init__(self, folder: Path, model: Path) -> None:
         super().__init__(folder)
         self._model = model
-        source = self.tree / "root/source"
+        source = self.tree / "srv/source"
         source.mkdir(parents=True)
         for name in (*TREE, *FILES):
             if (ROOT / name).is_dir():
@@ -49,8 +49,8 @@ class Box(Machine):
         project = source / "pyproject.toml"
         project.write_text(project.read_text().replace(f'version = "{NEW}"', f'version = "{OLD}"', 1))
         made = do("bash", ROOT / "scripts/bundle.sh", timeout_s=900, env={"OUT": str(folder), "PATH": "/usr/bin:/bin"})
-        shutil.copytree(made.splitlines()[-1], self.tree / "root/bundle", symlinks=True)
-        build = ("download", "--quiet", "--no-deps", "--dest", self.tree / "root/bundle/wheels", "setuptools")
+        shutil.copytree(made.splitlines()[-1], self.tree / "srv/bundle", symlinks=True)
+        build = ("download", "--quiet", "--no-deps", "--dest", self.tree / "srv/bundle/wheels", "setuptools")
         do(sys.executable, "-m", "pip", *build)
         self.write("etc/mosquitto/conf.d/lineward.conf", "listener 1883 127.0.0.1\nallow_anonymous true\n")
         self.boot()
@@ -95,7 +95,7 @@ def box(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]
 def test_make_install_brings_a_bare_machine_to_inspect(box: Box) -> None:
     """Rule: program, user, units and a first configuration come with one command, and the service answers parts."""
     assert box.run("lineward", "--version", check=False).returncode != 0
-    said = box.run(*FROM_FOLDER, "make", "-C", "/root/source", "install", timeout_s=900).stdout
+    said = box.run(*FROM_FOLDER, "make", "-C", "/srv/source", "install", timeout_s=900).stdout
     assert f"{OLD} is installed; now edit /etc/lineward/lineward.toml" in said
     assert box.version() == OLD
     assert box.run("stat", "-c", "%U %G %a", "/etc/lineward/lineward.toml").stdout.split() == [
@@ -114,7 +114,7 @@ def test_make_install_brings_a_bare_machine_to_inspect(box: Box) -> None:
 def test_installed_again_it_is_an_upgrade_in_place(box: Box) -> None:
     """Rule: the bundle's installer replaces a running older version; configuration, ledger and numbers go on."""
     config, pid, before = (box.tree / "etc/lineward/lineward.toml").read_text(), box.pid, box.rows()
-    said = box.run("/root/bundle/install.sh", timeout_s=900).stdout
+    said = box.run("/srv/bundle/install.sh", timeout_s=900).stdout
     assert "restarting lineward.service" in said
     assert box.version() == NEW
     wait_until(lambda: box.pid not in {0, pid}, 60, "another process")
@@ -128,11 +128,11 @@ def test_installed_again_it_is_an_upgrade_in_place(box: Box) -> None:
 
 def test_a_failed_upgrade_leaves_what_was_there(box: Box) -> None:
     """Rule: an installer that finds a damaged wheel says so, and the line has not even been stopped."""
-    wheel = next((box.tree / "root/bundle/wheels").glob("numpy-*.whl"))
+    wheel = next((box.tree / "srv/bundle/wheels").glob("numpy-*.whl"))
     whole = wheel.read_bytes()
     wheel.write_bytes(whole[: len(whole) // 2])
     pid, count = box.pid, len(box.rows())
-    done = box.run("/root/bundle/install.sh", check=False, timeout_s=900)
+    done = box.run("/srv/bundle/install.sh", check=False, timeout_s=900)
     wheel.write_bytes(whole)
     assert done.returncode != 0
     assert "numpy" in done.stderr
@@ -145,7 +145,7 @@ def test_a_failed_upgrade_leaves_what_was_there(box: Box) -> None:
 def test_uninstall_keeps_configuration_and_data(box: Box) -> None:
     """Rule: the program, its units and its links go; what is the site's stays, whole."""
     count = len(box.rows())
-    said = box.run("make", "-C", "/root/source", "uninstall").stdout
+    said = box.run("make", "-C", "/srv/source", "uninstall").stdout
     assert "/etc/lineward and /var/lib/lineward are kept (PURGE=1 removes them)" in said
     for gone in ("opt/lineward", "usr/bin/lineward", "usr/lib/systemd/system/lineward.service"):
         assert not (box.tree / gone).is_symlink()
@@ -158,7 +158,7 @@ def test_uninstall_keeps_configuration_and_data(box: Box) -> None:
 
 def test_purge_leaves_nothing(box: Box) -> None:
     """Rule: with PURGE=1 configuration, data and the user go too, although the program is gone already."""
-    box.run("make", "-C", "/root/source", "uninstall", "PURGE=1")
+    box.run("make", "-C", "/srv/source", "uninstall", "PURGE=1")
     assert not (box.tree / "etc/lineward").exists()
     assert not (box.tree / "var/lib/lineward").exists()
     assert box.run("getent", "passwd", "lineward", check=False).returncode != 0
@@ -168,7 +168,7 @@ def test_purge_leaves_nothing(box: Box) -> None:
 
 def test_without_what_it_needs_the_installer_says_so_and_changes_nothing(box: Box) -> None:
     """Rule: exit 2 and one line with the remedy where Python cannot make virtual environments."""
-    done = box.run("env", "PYTHON=/usr/bin/no-such-python", "/root/bundle/install.sh", check=False)
+    done = box.run("env", "PYTHON=/usr/bin/no-such-python", "/srv/bundle/install.sh", check=False)
     assert done.returncode == 2
     assert "install python3, or name one with PYTHON=" in done.stderr
     assert not (box.tree / "opt/lineward").exists()
