@@ -3,70 +3,148 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import onnx
+import onnxruntime
+from onnx.utils import Extractor
 
 from lineward import __version__
 from lineward.images import read_image
+from lineward.models.bundle import save_bundle
 from lineward.models.dataset import DatasetError
+from lineward.models.evaluate import milliseconds
 from lineward.models.features import append_features, is_there
 from lineward.models.graph import Graph
 from lineward.models.metrics import auroc
 from lineward.models.records import ParityRecord
-from lineward.models.session import Session
+from lineward.models.session import CPU, Session
 from lineward.models.verdict import decide
+from lineward.models.workers import each, workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from lineward.models.backbone import Backbone
     from lineward.models.dataset import Dataset
-    from lineward.models.features import Source
+    from lineward.models.features import FeatureStore, FeatureTensors, Source
     from lineward.models.fit import Crossfit, QuickModel
     from lineward.models.prepare import InputSpec
-    from lineward.models.verdict import Thresholds, Verdict
+    from lineward.models.records import Manifest
 
 PARITY_LIMIT = 1e-3
 """Largest difference of a probability between trained and exported model; float32 sums differ by about 1e-5."""
+PARITY_IMAGES = 200
+"""At most so many images, of both kinds, are compared."""
+PARITY_WHOLE = 40
+"""So many of them go through the bundle from their file on; of the others the features are at hand."""
+INT8_LIMIT = 0.005
+"""How much lower the cross-fitted AUROC of an int8 model may be than that of the same model in float32."""
 
 
 class ParityError(ValueError):
     """The exported graph does not say what the trained model says; nothing was written."""
 
 
-PARITY_IMAGES = 200
-"""At most so many images, of both kinds, are judged by the exported graph and compared."""
-INT8_LIMIT = 0.005
-"""How much lower the cross-fitted AUROC of an int8 model may be than that of the same model in float32."""
+class Exported(NamedTuple):
+    """A serialised graph, and the tensors in it at which the backbone ends and what was fitted begins."""
+
+    graph: bytes
+    features: FeatureTensors
 
 
-def build_graph(backbone: Backbone, spec: InputSpec, model: QuickModel) -> bytes:
-    """Put backbone, head, calibration, anomaly, heat-map and types into one graph; returns the serialised model."""
+class Checked(NamedTuple):
+    """The proof, and the mean of the milliseconds that an image took from the decoded picture to the verdict."""
+
+    parity: ParityRecord
+    milliseconds: float
+
+
+def build_graph(backbone: Backbone, spec: InputSpec, model: QuickModel) -> Exported:
+    """Put backbone, head, calibration, anomaly, heat-map and types into one graph."""
     graph = Graph()
     tensors = append_features(graph, backbone, spec)
     model.append(graph, tensors)
-    return bytes(graph.model("lineward", __version__).SerializeToString())
+    return Exported(graph.model("lineward", __version__).SerializeToString(), tensors)
 
 
-def judge_with_bundle(
-    bundle: Path, sources: Sequence[Source], threads: int, progress: Callable[[int, int], None]
-) -> list[Verdict]:
-    """Judge files with an exported bundle, several at a time, each on one core."""
-    session = Session(bundle, intra_op_threads=1)
-    verdicts: list[Verdict] = []
-    with ThreadPoolExecutor(threads, thread_name_prefix="check") as pool:
-        for verdict in pool.map(lambda source: session.judge(read_image(source.path)), sources):
-            verdicts.append(verdict)
-            progress(len(verdicts), len(sources))
-    return verdicts
+def check_export(
+    out: Path,
+    trial: Path,
+    exported: Exported,
+    manifest: Manifest,
+    model: QuickModel,
+    *,
+    dataset: Dataset,
+    store: FeatureStore,
+    pooled: NDArray[np.float32],
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Checked:
+    """Compare the bundle with the trained model, image by image, or refuse to go on.
+
+    `PARITY_WHOLE` images go through the bundle from their file on. Of the others, up to `PARITY_IMAGES`, only what
+    follows the features is run, out of the same graph: these features came from the same nodes. A tuned network begins
+    in the middle of the backbone, so with one every image goes through everything.
+
+    Parameters
+    ----------
+    out
+        The bundle to be, for the message.
+    trial
+        Where a bundle may be written to be tried.
+    pooled
+        ``(n, d)`` float32, pooled features of the data set's images.
+    seed
+        Decides which images.
+    progress
+        Called with images done and total.
+
+    Raises
+    ------
+    ParityError
+        A probability differs by more than `PARITY_LIMIT`, or a verdict does.
+    DatasetError
+        No image has the content any more that it was trained on.
+    """
+    save_bundle(trial, exported.graph, manifest)
+    checked = _readable(dataset, seed)
+    whole = len(checked) if model.tuned else min(PARITY_WHOLE, len(checked))
+    sources = [dataset.items[index].source for index in checked]
+    session = Session(trial, intra_op_threads=1)
+    given, spent = list[tuple[float, float]](), list[float]()
+    with ThreadPoolExecutor(store.threads, thread_name_prefix="check") as pool:
+        for verdict in pool.map(lambda source: session.judge(read_image(source.path)), sources[:whole]):
+            given.append((verdict.defect_probability, verdict.anomaly))
+            spent.append(milliseconds(verdict))
+            progress(len(given), len(checked))
+    given += _judge_features(exported, store, sources[whole:], pooled[checked[whole:]])
+    progress(len(checked), len(checked))
+    probabilities, anomalies = model.judge(store, sources, pooled[checked])
+    expected = list(zip(probabilities.tolist(), anomalies.tolist(), strict=True))
+    parity = ParityRecord(
+        n=len(given),
+        n_whole=whole,
+        max_abs_diff=float(np.abs(np.array(given) - expected).max()),
+        verdicts_equal=all(
+            decide(*said, model.thresholds)[0] is decide(*meant, model.thresholds)[0]
+            for said, meant in zip(given, expected, strict=True)
+        ),
+    )
+    if not parity.verdicts_equal or parity.max_abs_diff > PARITY_LIMIT:
+        raise ParityError(
+            f"{out}: not written: the exported model differs from the trained one on {parity.n} images "
+            f"(probabilities by up to {parity.max_abs_diff:.2g}); please report this with the data"
+        )
+    return Checked(parity, float(np.mean(spent)))
 
 
-def parity_images(dataset: Dataset, seed: int) -> NDArray[np.int64]:
-    """Choose the images on which the exported graph is compared with the trained model.
+def _readable(dataset: Dataset, seed: int) -> NDArray[np.int64]:
+    """Choose images to compare, in random order.
 
     Images of a base may have been moved or overwritten since; only files that still have their content are compared.
     """
@@ -80,23 +158,33 @@ def parity_images(dataset: Dataset, seed: int) -> NDArray[np.int64]:
             found.append(index)
     if not found:
         raise DatasetError(f"{dataset.folder}: no image can be read any more, so the model cannot be checked")
-    return np.array(sorted(found), np.int64)
+    return np.array(found, np.int64)
 
 
-def require_parity(
-    out: Path,
-    trained: tuple[NDArray[np.float64], NDArray[np.float64]],
-    thresholds: Thresholds,
-    verdicts: Sequence[Verdict],
-) -> ParityRecord:
-    """Compare exported with trained model, or refuse to go on."""
-    parity = _compare(trained, thresholds, verdicts)
-    if not parity.verdicts_equal or parity.max_abs_diff > PARITY_LIMIT:
-        raise ParityError(
-            f"{out}: not written: the exported model differs from the trained one on {parity.n} images "
-            f"(probabilities by up to {parity.max_abs_diff:.2g}); please report this with the data"
-        )
-    return parity
+def _judge_features(
+    exported: Exported, store: FeatureStore, sources: Sequence[Source], pooled: NDArray[np.float32]
+) -> list[tuple[float, float]]:
+    """Run what follows the features in the exported graph; defect probability and anomaly of each image."""
+    if not sources:
+        return []
+    names = [exported.features.pooled, exported.features.patches, exported.features.deep]
+    model = onnx.load_from_string(exported.graph)
+    model.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
+    )
+    fitted = Extractor(model).extract_model(names, ["defect_probability", "anomaly"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(fitted.SerializeToString(), options, providers=[CPU])
+
+    def judge(indices: Sequence[int]) -> Iterable[tuple[float, float]]:
+        some = [sources[index] for index in indices]
+        values = (pooled[indices], store.cells(some, deep=False), store.cells(some, deep=True))
+        said = session.run(None, dict(zip(names, values, strict=True)))
+        return zip(*(column.tolist() for column in said), strict=True)
+
+    with workers(store.threads, "check") as pool:
+        return each(pool, judge, range(len(sources)))
 
 
 def require_like_float(out: Path, labels: NDArray[np.bool_], full: Crossfit, int8: Crossfit) -> float | None:
@@ -113,18 +201,3 @@ def require_like_float(out: Path, labels: NDArray[np.bool_], full: Crossfit, int
             f"{before:.3f}, {INT8_LIMIT} is allowed); train without --int8"
         )
     return before
-
-
-def _compare(
-    trained: tuple[NDArray[np.float64], NDArray[np.float64]], thresholds: Thresholds, verdicts: Sequence[Verdict]
-) -> ParityRecord:
-    """Compare the exported graph with the trained model computed in numpy, image by image."""
-    probabilities, anomalies = trained
-    given = np.array([[verdict.defect_probability, verdict.anomaly] for verdict in verdicts])
-    difference = np.abs(given - np.stack(trained, axis=1)).max()
-    expected = [
-        decide(float(probability), float(anomaly), thresholds)[0]
-        for probability, anomaly in zip(probabilities, anomalies, strict=True)
-    ]
-    equal = expected == [verdict.decision for verdict in verdicts]
-    return ParityRecord(n=len(verdicts), max_abs_diff=float(difference), verdicts_equal=equal)

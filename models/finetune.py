@@ -21,8 +21,7 @@ from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bundle import load_bundle, save_bundle
 from lineward.models.cache import trim_cache
 from lineward.models.dataset import DatasetError
-from lineward.models.evaluate import milliseconds
-from lineward.models.export import build_graph, judge_with_bundle, parity_images, require_parity
+from lineward.models.export import build_graph, check_export
 from lineward.models.features import FLIPS
 from lineward.models.fit import fit_quick
 from lineward.models.incremental import compare_with_parent, read_training_set, remember_training_set
@@ -143,28 +142,36 @@ def train_full(  # noqa: PLR0915 - one step after the other
             version=version,
             tier="full",
         )
-        graph = build_graph(backbone, prepared.spec, model)
-        trial = Path(scratch) / "trial.lward"
-        save_bundle(trial, graph, manifest)
-        checked = parity_images(dataset, seed)
-        sources = [dataset.items[index].source for index in checked]
-        verdicts = judge_with_bundle(trial, sources, threads, partial(report, "check"))
-        parity = require_parity(
-            out, model.judge(prepared.store, sources, prepared.pooled[checked]), model.thresholds, verdicts
+        exported = build_graph(backbone, prepared.spec, model)
+        checked = check_export(
+            out,
+            Path(scratch) / "trial.lward",
+            exported,
+            manifest,
+            model,
+            dataset=dataset,
+            store=prepared.store,
+            pooled=prepared.pooled,
+            seed=seed,
+            progress=partial(report, "check"),
         )
         if model is quick:  # as it is, with its figures of all parts
             held = np.ones(len(labels), bool)
         said = model.crossfit
-        each_ms = float(np.mean([milliseconds(verdict) for verdict in verdicts]))
         decisions = [decision for decision, kept in zip(said.decisions, held, strict=True) if kept]
         kinds = [kind for kind, kept in zip(dataset.kinds, held, strict=True) if kept]
         holdout = measure(
-            labels[held], said.probabilities[held], decisions, each_ms, kinds, parts=prepared.groups[held]
+            labels[held],
+            said.probabilities[held],
+            decisions,
+            checked.milliseconds,
+            kinds,
+            parts=prepared.groups[held],
         )
         record = manifest.model.model_copy(
             update={"sizes_tried": prepared.tried, "candidates": quick.candidates | figures, "tuning_epochs": epochs}
         )
-        manifest = manifest.model_copy(update={"holdout": holdout, "parity": parity, "model": record})
+        manifest = manifest.model_copy(update={"holdout": holdout, "parity": checked.parity, "model": record})
         if model is not quick:
             calibration = manifest.calibration.model_copy(
                 update={
@@ -177,7 +184,7 @@ def train_full(  # noqa: PLR0915 - one step after the other
             manifest = manifest.model_copy(update={"calibration": calibration, "data": figures_from})
         if parent:
             manifest = compare_with_parent(manifest, parent, dataset, said, prepared.groups, judged=held)
-        sha256 = save_bundle(out, graph, manifest)
+        sha256 = save_bundle(out, exported.graph, manifest)
         tuning.forget()
         remember_training_set(cache, dataset)
         trim_cache(cache, {source.digest for source in dataset.sources})

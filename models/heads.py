@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from scipy.linalg import eigh
 from sklearn.linear_model import LogisticRegression
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def fit_subspace(scaled: NDArray[np.float32], seed: int) -> Subspace:
         rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), MAX_SUPPORT, replace=False))]
     between_images = len(rows) < rows.shape[1]
     products = rows @ rows.T if between_images else rows.T @ rows
-    values, vectors = np.linalg.eigh(products.astype(np.float64))
+    values, vectors = eigh(products.astype(np.float32), driver="evd", check_finite=False)
     kept = np.flatnonzero(values > 1e-5 * values[-1])[::-1][:LOGISTIC_COMPONENTS]
     values, vectors = values[kept], vectors[:, kept]
     basis = rows.T @ (vectors / np.sqrt(values)).astype(np.float32) if between_images else vectors.astype(np.float32)

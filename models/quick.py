@@ -8,7 +8,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lineward.models.backbone import EfficientNetLite0
@@ -17,14 +16,7 @@ from lineward.models.cache import trim_cache
 from lineward.models.check_set import find_files
 from lineward.models.dataset import DatasetError
 from lineward.models.duplicates import group_near_duplicates
-from lineward.models.evaluate import milliseconds
-from lineward.models.export import (
-    build_graph,
-    judge_with_bundle,
-    parity_images,
-    require_like_float,
-    require_parity,
-)
+from lineward.models.export import build_graph, check_export, require_like_float
 from lineward.models.features import FeatureStore
 from lineward.models.fit import fit_quick
 from lineward.models.goodonly import fit_good_only
@@ -42,6 +34,7 @@ from lineward.models.sizes import candidate_sizes, choose_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from lineward.models.backbone import Backbone
@@ -209,23 +202,32 @@ def train_quick(
         manifest = draft_manifest(
             dataset, prepared.spec, backbone, model, groups=prepared.groups, product=product, version=version
         )
-        trial = Path(scratch) / "trial.lward"
-        graph = build_graph(backbone, prepared.spec, model)
-        save_bundle(trial, graph, manifest)
-        checked = parity_images(dataset, seed)
-        sources = [dataset.items[index].source for index in checked]
-        verdicts = judge_with_bundle(trial, sources, threads, lambda done, total: report("check", done, total))
-        trained = model.judge(prepared.store, sources, prepared.pooled[checked])
-        parity = require_parity(out, trained, model.thresholds, verdicts)
+        exported = build_graph(backbone, prepared.spec, model)
+        checked = check_export(
+            out,
+            Path(scratch) / "trial.lward",
+            exported,
+            manifest,
+            model,
+            dataset=dataset,
+            store=prepared.store,
+            pooled=prepared.pooled,
+            seed=seed,
+            progress=lambda done, total: report("check", done, total),
+        )
         said = model.crossfit
-        milliseconds_each = float(np.mean([milliseconds(verdict) for verdict in verdicts]))
         figures = measure(
-            dataset.labels, said.probabilities, said.decisions, milliseconds_each, dataset.kinds, parts=prepared.groups
+            dataset.labels,
+            said.probabilities,
+            said.decisions,
+            checked.milliseconds,
+            dataset.kinds,
+            parts=prepared.groups,
         )
         manifest = manifest.model_copy(
             update={
                 "holdout": figures,
-                "parity": parity.model_copy(update={"auroc_fp32": auroc_fp32}),
+                "parity": checked.parity.model_copy(update={"auroc_fp32": auroc_fp32}),
                 "model": manifest.model.model_copy(
                     update={
                         "sizes_tried": prepared.tried,
@@ -236,7 +238,7 @@ def train_quick(
         )
         if parent:
             manifest = compare_with_parent(manifest, parent, dataset, said, prepared.groups)
-        sha256 = save_bundle(out, graph, manifest)
+        sha256 = save_bundle(out, exported.graph, manifest)
         remember_training_set(cache, dataset)
         trim_cache(cache, {source.digest for source in dataset.sources})
     return TrainReport(out, sha256, manifest, perf_counter() - started, training_warnings(dataset, manifest))

@@ -198,9 +198,13 @@ class ModelRecord(_Part):
 
 
 class ParityRecord(_Part):
-    """The exported graph against the trained model, on every held-out image."""
+    """The exported graph against the trained model, image by image."""
 
-    n: int = Field(description="Hold-out images compared.")
+    n: int = Field(description="Images compared.")
+    n_whole: int | None = Field(
+        default=None,
+        description="Of them: run from the image file on, the others behind their features. Older bundles: not known.",
+    )
     max_abs_diff: float = Field(description="Largest difference between trained model and exported graph.")
     verdicts_equal: bool = Field(description="Whether every verdict was the same; a bundle is not written otherwise.")
     auroc_fp32: float | None = Field(
