@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx.utils import Extractor
 
 from lineward import __version__
@@ -15,11 +14,11 @@ from lineward.images import read_image
 from lineward.models.bundle import save_bundle
 from lineward.models.dataset import DatasetError
 from lineward.models.evaluate import milliseconds
-from lineward.models.features import append_features, is_there
+from lineward.models.features import append_features, is_there, one_thread
 from lineward.models.graph import Graph
 from lineward.models.metrics import auroc
 from lineward.models.records import ParityRecord
-from lineward.models.session import CPU, Session
+from lineward.models.session import Session
 from lineward.models.verdict import decide
 from lineward.models.workers import each, workers
 
@@ -173,9 +172,7 @@ def _judge_features(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
     )
     fitted = Extractor(model).extract_model(names, ["defect_probability", "anomaly"])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(fitted.SerializeToString(), options, providers=[CPU])
+    session = one_thread(fitted.SerializeToString())
 
     def judge(indices: Sequence[int]) -> Iterable[tuple[float, float]]:
         some = [sources[index] for index in indices]

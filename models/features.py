@@ -7,7 +7,9 @@ import os
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,8 +217,9 @@ class FeatureStore:
             # A batch at a time: an error stops the work soon, and no more than a batch waits in memory.
             for start in range(0, len(sources), 64):
                 batch = sources[start : start + 64]
-                for offset, row in enumerate(pool.map(lambda source: self._get(source, flip, _POOLED), batch)):
-                    pooled[start + offset] = row
+                rows = pooled[start : start + len(batch)]
+                for _ in pool.map(lambda source, row: self._get(source, flip, _POOLED, row), batch, rows):
+                    pass
                 if progress:
                     progress(start + len(batch), len(sources))
         return pooled
@@ -227,24 +230,21 @@ class FeatureStore:
         shape = self._shapes[part.suffix]
         kept = np.empty((len(sources), int(np.prod(shape))), part.dtype)
         for row, source in zip(kept, sources, strict=True):
-            row[:] = self._get(source, "none", part)
-        return kept.astype(np.float32).reshape(len(sources), *shape)
+            self._get(source, "none", part, row)
+        return widen(kept).reshape(len(sources), *shape)
 
-    def _get(self, source: Source, flip: str, part: _Part) -> NDArray[Any]:
-        size = int(np.prod(self._shapes[part.suffix]))
-        path = self._folder / source.digest[:2] / f"{source.digest}.{flip}"
-        try:
-            values = np.fromfile(path.with_suffix(path.suffix + part.suffix), part.dtype)
-        except FileNotFoundError:
-            values = np.empty(0, part.dtype)
-        if values.size == size:
-            return values
+    def _get(self, source: Source, flip: str, part: _Part, row: NDArray[Any]) -> None:
+        """Fill ``row`` from the file, or compute and keep all parts; a file of another length is not believed."""
+        path = f"{self._folder}/{source.digest[:2]}/{source.digest}.{flip}"
+        with suppress(FileNotFoundError), Path(path + part.suffix).open("rb", buffering=0) as file:
+            if file.readinto(row.data) == row.nbytes and not file.read(1):
+                return
         computed = self._compute(source.path, flip)
-        parts = (_POOLED, _PATCHES, _DEEP)
-        found = {each.suffix: values.astype(each.dtype) for each, values in zip(parts, computed, strict=True)}
-        for suffix, array in found.items():
-            write_whole(path.with_suffix(path.suffix + suffix), array.tobytes())
-        return found[part.suffix].ravel()
+        for each, values in zip((_POOLED, _PATCHES, _DEEP), computed, strict=True):
+            array = values.astype(each.dtype)
+            write_whole(Path(path + each.suffix), array.tobytes())
+            if each is part:
+                row[:] = array.ravel()
 
     def _compute(self, path: Path, flip: str) -> list[NDArray[np.float32]]:
         prepared = prepare(read_image(path), self._spec)
@@ -254,11 +254,33 @@ class FeatureStore:
     def _run(self, batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         with self._lock:
             if self._session is None:  # only now: a refit on cached features never needs it
-                options = onnxruntime.SessionOptions()
-                options.intra_op_num_threads = 1
-                options.inter_op_num_threads = 1
-                self._session = onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
+                self._session = one_thread(self._model)
         return list(self._session.run(None, {"image": batch}))
+
+
+def widen(halves: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Turn half into single precision, ``(n, d)``: ONNX Runtime does it thirteen times as fast as numpy.
+
+    A few images at a time: it keeps as much memory as its largest result took.
+    """
+    (widened,) = _widening().run(None, {"halves": halves})
+    return np.asarray(widened, np.float32)
+
+
+@cache
+def _widening() -> Any:
+    graph = Graph()
+    halves = graph.input("halves", "float16", ("N", "D"))
+    graph.output("values", graph.op("Cast", halves, to=TensorProto.FLOAT), ("N", "D"))
+    return one_thread(graph.model("widen", __version__).SerializeToString())
+
+
+def one_thread(model: bytes) -> Any:
+    """Open a graph for several threads to run, each on its own core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from lineward.models.anomaly import append_ranks, fit_anomaly
 from lineward.models.calibrate import choose_thresholds, fit_platt, fit_ranks
 from lineward.models.dataset import grouped_folds
-from lineward.models.heads import fit_kernel, fit_logistic, fit_scaler, fit_subspace, project
+from lineward.models.heads import COMPONENTS, fit_kernel, fit_logistic, fit_scaler, fit_subspace, project
 from lineward.models.local import GRIDS, fit_local
 from lineward.models.metrics import auroc, calibration_error, detection_at
 from lineward.models.patches import fit_patches
@@ -340,11 +340,12 @@ def _fit_pooled(
     pooled: NDArray[np.float32], labels: NDArray[np.bool_], seed: int
 ) -> tuple[Scaler, Subspace, dict[str, Head], AnomalyModel]:
     scaler = fit_scaler(pooled)
-    scaled = scaler(pooled)
-    space = fit_subspace(scaled, seed)
-    logistic = fit_logistic(space, scaled, labels)
-    heads: dict[str, Head] = {"logistic": logistic, "kernel": fit_kernel(space, scaled, labels, seed)}
-    return scaler, space, heads, fit_anomaly(space(scaled[~labels]))
+    space, projected = fit_subspace(scaler(pooled), seed)
+    heads: dict[str, Head] = {
+        "logistic": fit_logistic(space, projected, labels),
+        "kernel": fit_kernel(projected, labels, seed),
+    }
+    return scaler, space, heads, fit_anomaly(projected[~labels, :COMPONENTS])
 
 
 def _fit_blend(scores: dict[str, NDArray[np.float64]], labels: NDArray[np.bool_]) -> Blend:

@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold
 from lineward.models.anomaly import fit_anomaly
 from lineward.models.calibrate import Platt, fit_ranks
 from lineward.models.fit import Blend, Crossfit, QuickModel
-from lineward.models.heads import fit_scaler, fit_subspace
+from lineward.models.heads import COMPONENTS, fit_scaler, fit_subspace
 from lineward.models.metrics import rate, rate_of_parts
 from lineward.models.patches import fit_patch_distance
 from lineward.models.records import Promise, Risk
@@ -53,8 +53,8 @@ def fit_good_only(
     for fold in range(number):
         inside = folds != fold
         scaler = fit_scaler(pooled[inside])
-        space = fit_subspace(scaler(pooled[inside]), seed)
-        model = fit_anomaly(space(scaler(pooled[inside])))
+        space, projected = fit_subspace(scaler(pooled[inside]), seed)
+        model = fit_anomaly(projected[:, :COMPONENTS])
         distances[~inside] = model(space(scaler(pooled[~inside])))
         progress(fold + 1, number + 1)
     patches = fit_patch_distance(store, [item.source for item in items], folds)
@@ -74,8 +74,7 @@ def fit_good_only(
             decisions[index] = decide(float(probabilities[index]), float(anomalies[index]), bands)[0]
     ramp, bands = _bands(blended, risk)
     scaler = fit_scaler(pooled)
-    scaled = scaler(pooled)
-    space = fit_subspace(scaled, seed)
+    space, projected = fit_subspace(scaler(pooled), seed)
     progress(number + 1, number + 1)
     return QuickModel(
         scaler=scaler,
@@ -85,7 +84,7 @@ def fit_good_only(
         head_name="good-only",
         candidates={},
         platt=ramp,
-        anomaly=fit_anomaly(space(scaled)),
+        anomaly=fit_anomaly(projected[:, :COMPONENTS]),
         ranks=fit_ranks(distances),
         patches=patches.model,
         locals={},

@@ -17,7 +17,7 @@ OPSET = 17
 """Old enough for the ONNX Runtimes that vision controllers ship, new enough for everything used here."""
 IR_VERSION = 8
 
-ELEMENT = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
+ELEMENT = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
 
 
 class Graph:

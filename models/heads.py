@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from scipy.linalg import eigh
 from sklearn.linear_model import LogisticRegression
 
 if TYPE_CHECKING:
@@ -76,18 +75,29 @@ class Subspace:
         return float(1 / np.sqrt((self.scale**2).sum()))
 
 
-def fit_subspace(scaled: NDArray[np.float32], seed: int) -> Subspace:
-    """Fit a subspace by way of the smaller matrix of products: between images, or between features."""
+def fit_subspace(scaled: NDArray[np.float32], seed: int) -> tuple[Subspace, NDArray[np.float32]]:
+    """Fit a subspace by way of the smaller matrix of products: between images, or between features.
+
+    Returns
+    -------
+    tuple
+        The subspace, and ``scaled`` projected to all of its directions, ``(n, k)``; the first `COMPONENTS` of them are
+        what the subspace itself gives.
+    """
     rows = scaled
     if len(rows) > MAX_SUPPORT:
         rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), MAX_SUPPORT, replace=False))]
     between_images = len(rows) < rows.shape[1]
     products = rows @ rows.T if between_images else rows.T @ rows
-    values, vectors = eigh(products.astype(np.float32), driver="evd", check_finite=False)
+    values, vectors = np.linalg.eigh(products)
     kept = np.flatnonzero(values > 1e-5 * values[-1])[::-1][:LOGISTIC_COMPONENTS]
     values, vectors = values[kept], vectors[:, kept]
-    basis = rows.T @ (vectors / np.sqrt(values)).astype(np.float32) if between_images else vectors.astype(np.float32)
-    return Subspace(basis, np.sqrt(values / len(rows)))
+    lengths = np.sqrt(values)
+    basis = rows.T @ (vectors / lengths) if between_images else vectors
+    space = Subspace(np.asarray(basis, np.float32), lengths.astype(np.float64) / np.sqrt(len(rows)))
+    if between_images and rows is scaled:
+        return space, np.asarray(vectors * (lengths * np.float32(space.unit)), np.float32)
+    return space, space(scaled, LOGISTIC_COMPONENTS)
 
 
 def project(graph: Graph, space: Subspace, scaled: str) -> str:
@@ -152,19 +162,21 @@ class Kernel:
         return graph.affine(kernel, self.weight[:, None], np.array([self.bias], np.float32), hint="kernel_head")
 
 
-def fit_logistic(space: Subspace, scaled: NDArray[np.float32], labels: NDArray[np.bool_]) -> Linear:
-    """Fit logistic regression in the subspace and fold the projection into one vector."""
-    components = LOGISTIC_COMPONENTS
+def fit_logistic(space: Subspace, projected: NDArray[np.float32], labels: NDArray[np.bool_]) -> Linear:
+    """Fit logistic regression on projections to all directions and fold the projection into one vector."""
     model = LogisticRegression(C=LOGISTIC_C, class_weight="balanced", max_iter=500, tol=1e-3)
-    model.fit(space(scaled, components).astype(np.float64), labels)
-    weight = space.basis[:, :components].astype(np.float64) @ model.coef_[0] * space.unit
+    model.fit(projected.astype(np.float64), labels)
+    weight = space.basis.astype(np.float64) @ model.coef_[0] * space.unit
     return Linear(weight.astype(np.float32), float(model.intercept_[0]))
 
 
-def fit_kernel(space: Subspace, scaled: NDArray[np.float32], labels: NDArray[np.bool_], seed: int) -> Kernel:
-    """Fit kernel ridge regression with Gaussians as wide as typical distances between training images."""
+def fit_kernel(projected: NDArray[np.float32], labels: NDArray[np.bool_], seed: int) -> Kernel:
+    """Fit kernel ridge regression with Gaussians as wide as typical distances between training images.
+
+    Of the projections ``(n, k)`` the first `COMPONENTS` are used.
+    """
     chosen = _support(labels, seed)
-    support = space(scaled[chosen]).astype(np.float64)
+    support = projected[chosen, :COMPONENTS].astype(np.float64)
     target = np.where(labels[chosen], 1.0, -1.0)
     distances = _squared_distances(support, support)
     gamma = RBF_WIDTH / max(float(np.median(distances)), 1e-9)

@@ -235,9 +235,8 @@ def _scores(
     seed: int,
 ) -> NDArray[np.float64]:
     scaler = fit_scaler(pooled[chosen])
-    scaled = scaler(pooled[chosen])
-    space = fit_subspace(scaled, seed)
-    return fit_kernel(space, scaled, labels[chosen], seed).score(space, scaler(pooled[held]))
+    space, projected = fit_subspace(scaler(pooled[chosen]), seed)
+    return fit_kernel(projected, labels[chosen], seed).score(space, scaler(pooled[held]))
 
 
 def _half_of(

@@ -77,12 +77,15 @@ def local_features(cells: NDArray[np.float32], rotations: NDArray[np.float32]) -
         ``(rotations, n, 3 * depth)`` float32.
     """
     n, count, depth = cells.shape
-    centred = cells - cells.mean(axis=1, keepdims=True)
-    turned = (centred.reshape(n * count, depth) @ rotations).reshape(n, count, -1)
-    deviation = np.sqrt(np.einsum("nij,nij->nj", turned, turned) / count)
-    parts = (turned.max(axis=1), -turned.min(axis=1), deviation)
-    by_rotation = [part.reshape(n, -1, depth).swapaxes(0, 1) for part in parts]
-    return np.concatenate(by_rotation, axis=2, dtype=np.float32)
+    high, low, squared = np.empty((3, n, rotations.shape[1]), np.float32)
+    turned = np.empty((count, rotations.shape[1]), np.float32)
+    for image, found in enumerate(cells):  # one at a time stays in the processor's cache
+        np.matmul(found - found.mean(axis=0), rotations, out=turned)
+        turned.max(axis=0, out=high[image])
+        turned.min(axis=0, out=low[image])
+        np.einsum("ij,ij->j", turned, turned, out=squared[image])
+    parts = (high, -low, np.sqrt(squared / count))
+    return np.concatenate([part.reshape(n, -1, depth).swapaxes(0, 1) for part in parts], axis=2, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +147,8 @@ def _fit(
     rotation: NDArray[np.float32], features: NDArray[np.float32], labels: NDArray[np.bool_], seed: int
 ) -> LocalModel:
     scaler = fit_scaler(features)
-    scaled = scaler(features)
-    space = fit_subspace(scaled, seed)
-    return LocalModel(rotation, scaler, space, fit_kernel(space, scaled, labels, seed))
+    space, projected = fit_subspace(scaler(features), seed)
+    return LocalModel(rotation, scaler, space, fit_kernel(projected, labels, seed))
 
 
 def _directions(scatter: NDArray[np.float64]) -> NDArray[np.float32]:

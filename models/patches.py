@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineward.models.features import widen
 from lineward.models.workers import GROUP, each, sum_by_fold, workers
 
 if TYPE_CHECKING:
@@ -258,10 +259,14 @@ def _shrunk(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
 def _discriminant(covariance: NDArray[np.float64], defective: NDArray[np.float16]) -> NDArray[np.float64]:
     """Fit a direction ``(depth,)`` on the patches ``(n, patches, depth)`` that stand out in defective images."""
     root = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
-    patches = defective.astype(np.float32)
-    count, depth = patches.shape[1:]
-    white = (patches[start : start + GROUP] @ root for start in range(0, len(patches), GROUP))
-    strength = np.concatenate([np.einsum("nij,nij->ni", part, part) for part in white])
+    count, depth = defective.shape[1:]
+    patches = np.empty(defective.shape, np.float32)
+    strength = np.empty(defective.shape[:2], np.float32)
+    for start in range(0, len(patches), GROUP):
+        some = slice(start, start + GROUP)
+        patches[some] = widen(defective[some].reshape(-1, count * depth)).reshape(-1, count, depth)
+        white = patches[some] @ root
+        np.einsum("nij,nij->ni", white, white, out=strength[some])
     weight = np.zeros(len(covariance))
     for _ in range(ROUNDS):
         places = np.argpartition(strength, count - _few(count), axis=1)[:, -_few(count) :, np.newaxis]

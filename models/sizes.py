@@ -90,9 +90,8 @@ def _cross_fitted(
     def cross(fold: int) -> None:
         inside = folds != fold
         scaler = fit_scaler(features[inside])
-        scaled = scaler(features[inside])
-        space = fit_subspace(scaled, seed)
-        head = fit_kernel(space, scaled, labels[inside], seed)
+        space, projected = fit_subspace(scaler(features[inside]), seed)
+        head = fit_kernel(projected, labels[inside], seed)
         scores[~inside] = head.score(space, scaler(features[~inside]))
 
     with workers(threads, "sizes") as pool:
