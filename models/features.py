@@ -30,11 +30,16 @@ if TYPE_CHECKING:
     from lineward.models.backbone import Backbone, Tap
     from lineward.models.prepare import InputSpec
 
-FEATURES_VERSION = 3
+FEATURES_VERSION = 4
 """Part of the cache key: raise it when what follows the backbone changes."""
 
 FLIPS: dict[str, tuple[int, ...]] = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}
 """Name of a mirrored view to the axes that are reversed."""
+
+SMOOTHING = 3
+"""Cells along each axis that are averaged before the largest is taken: one cell alone is often noise."""
+FINE_STRIDE = 8
+"""Up to this stride a defect may be smaller than the averaged cells, so the single largest value is kept as well."""
 
 _VARIANCE_FLOOR = 1e-6
 
@@ -71,13 +76,14 @@ class FeatureTensors:
 def append_features(graph: Graph, backbone: Backbone, spec: InputSpec) -> FeatureTensors:
     """Add input, backbone and feature statistics to a graph.
 
-    Every tap is pooled to mean, maximum and standard deviation over its map: mean alone loses small defects, maximum
-    alone is the worst of the three. Patches join the narrowest maps at strides 8 and 16 on the grid of stride 16.
+    Every tap is pooled to the mean, the largest average of three by three neighbours, and the standard deviation over
+    its map, a fine one to its single largest value as well (docs/decisions/0021). Patches join the narrowest maps at
+    strides 8 and 16 on the grid of stride 16.
     """
     image = graph.input("image", "uint8", ("N", spec.height, spec.width, spec.channels))
     taps = backbone.append(graph, image, height=spec.height, width=spec.width, channels=spec.channels)
     pooled = graph.op("Concat", *(part for tap in taps for part in _pool(graph, tap)), axis=1, hint="pooled_features")
-    size = 3 * sum(tap.channels for tap in taps)
+    size = sum(tap.channels * (4 if tap.stride <= FINE_STRIDE else 3) for tap in taps)
     coarse, fine = _narrowest(taps, 16), _narrowest(taps, 8)
     maps = graph.op("Concat", _halve(graph, fine), coarse.tensor, axis=1, hint="patch_maps")
     depth = coarse.channels + fine.channels
@@ -99,16 +105,22 @@ def _cells(graph: Graph, maps: str, depth: int, count: int, name: str) -> str:
     return graph.op("Cast", half, to=TensorProto.FLOAT, hint=name + ".rounded")
 
 
-def _pool(graph: Graph, tap: Tap) -> tuple[str, str, str]:
-    flat = graph.op(
-        "Reshape", tap.tensor, graph.constant([0, 0, -1], tap.name + ".flat_shape"), hint=tap.name + ".flat"
-    )
+def _pool(graph: Graph, tap: Tap) -> list[str]:
+    flat_shape = graph.constant([0, 0, -1], tap.name + ".flat_shape")
+    flat = graph.op("Reshape", tap.tensor, flat_shape, hint=tap.name + ".flat")
     mean = graph.op("ReduceMean", flat, axes=[2], keepdims=1, hint=tap.name + ".mean")
     centred = graph.op("Sub", flat, mean, hint=tap.name + ".centred")
     variance = graph.op("ReduceMean", graph.op("Mul", centred, centred), axes=[2], keepdims=0, hint=tap.name + ".var")
     deviation = graph.op("Sqrt", graph.op("Add", variance, graph.constant(_VARIANCE_FLOOR, "floor")))
-    maximum = graph.op("ReduceMax", flat, axes=[2], keepdims=0, hint=tap.name + ".max")
-    return graph.op("Squeeze", mean, graph.constant([2], "axis")), maximum, deviation
+    window = [min(SMOOTHING, tap.height), min(SMOOTHING, tap.width)]
+    smooth = graph.op("AveragePool", tap.tensor, kernel_shape=window, strides=[1, 1], hint=tap.name + ".smooth")
+    found = [graph.op("Squeeze", mean, graph.constant([2], "axis")), _largest(graph, smooth), deviation]
+    return [*found, _largest(graph, tap.tensor)] if tap.stride <= FINE_STRIDE else found
+
+
+def _largest(graph: Graph, maps: str) -> str:
+    """Take the largest value of maps; this operator reads them in the layout that convolutions leave behind."""
+    return graph.op("Squeeze", graph.op("GlobalMaxPool", maps), graph.constant([2, 3], "axes"), hint=maps + ".max")
 
 
 def _narrowest(taps: Sequence[Tap], stride: int) -> Tap:

@@ -74,14 +74,16 @@ def test_a_fold_is_judged_by_what_the_others_chose() -> None:
     assert not np.allclose(other[folds != 2], honest[folds != 2])
 
 
-def test_the_smaller_size_is_kept_unless_the_larger_is_better() -> None:
-    """Equal evidence takes the cheaper input; a size that alone shows the defect is taken."""
+def test_of_nearly_equal_sizes_the_larger_is_taken_up_to_320_px() -> None:
+    """Equal evidence takes 320 px, and beyond that the cheaper input; a size that alone shows the defect is taken."""
     random = np.random.default_rng(1)
     labels = np.arange(80) % 4 == 0
     groups = np.arange(80)
     blind = random.normal(0, 1, (80, 30)).astype(np.float32)
     seeing = blind.copy()
     seeing[labels, :6] += 4
-    small, large = (64, 64), (128, 128)
-    assert choose_size({small: seeing, large: seeing}, labels, groups, 0)[0] == small
-    assert choose_size({small: blind, large: seeing}, labels, groups, 0)[0] == large
+    small, usual, large = (224, 224), (320, 320), (512, 512)
+    assert choose_size({small: seeing, usual: seeing}, labels, groups, 0)[0] == usual
+    assert choose_size({usual: seeing, large: seeing}, labels, groups, 0)[0] == usual
+    assert choose_size({small: seeing, usual: blind}, labels, groups, 0)[0] == small
+    assert choose_size({usual: blind, large: seeing}, labels, groups, 0)[0] == large
