@@ -131,7 +131,7 @@ class QuickModel:
         with workers(store.threads, "judge") as pool:
             scorers: dict[str, tuple[Callable[[NDArray[np.float32]], NDArray[np.float64]], bool]] = {
                 "patch": (self.patches.score, False),
-                **{name: (model.score, GRIDS[name]) for name, model in self.locals.items()},
+                **{name: (model.score, GRIDS[name].deep) for name, model in self.locals.items()},
             }
             for name, (score, deep) in scorers.items():
                 scores[name] = np.array(each(pool, _on_cells(store, score, deep=deep), sources))
@@ -151,8 +151,10 @@ class QuickModel:
             if name in self.heads:
                 scores[name] = self.heads[name].append(graph, self.space, scaled, projected)
             elif name in self.locals:
-                cells = tensors.deep if GRIDS[name] else tensors.patches
-                scores[name] = self.locals[name].append(graph, cells)
+                deep, layout = GRIDS[name].deep, tensors.layout
+                cells = tensors.deep if deep else tensors.patches
+                count = layout.deep_cells if deep else layout.rows * layout.columns
+                scores[name] = self.locals[name].append(graph, cells, count)
             elif self.tuned and name == "tuned":
                 scores[name] = self.tuned.append(graph, tensors)
         score = self.blend.append(graph, scores)
@@ -228,8 +230,8 @@ def fit_quick(
     patches = fit_patches(store, sources, labels, folds, seed)
     progress(number + 2, steps)
     found: dict[str, LocalModel] = {}
-    for name, deep in GRIDS.items():
-        fitted = fit_local(store, sources, labels, folds, seed, deep=deep)
+    for name, grid in GRIDS.items():
+        fitted = fit_local(store, sources, labels, folds, seed, grid=grid)
         found[name], scores[name] = fitted.model, fitted.scores
         progress(number + 2 + len(found), steps)
     scores |= {"patch": patches.scores, "anomaly": np.log1p(distances)}

@@ -47,10 +47,10 @@ def test_a_second_training_computes_nothing(tmp_path: Path) -> None:
 
 
 def test_layout_is_what_comes_out(tmp_path: Path) -> None:
-    """Mean, maximum and deviation of 2,688 channels; patches on the grid of stride 16."""
+    """Mean, smoothed maximum and deviation of 2,688 channels, the maximum of 304 fine ones, patches at stride 16."""
     made = store(tmp_path)
     pooled = made.extract(sources(tmp_path))
-    assert pooled.shape == (3, 8064)
+    assert pooled.shape == (3, 8368)
     assert (made.layout.rows, made.layout.columns) == (4, 4)
     assert made.cells(sources(tmp_path)[:1], deep=False).shape == (1, 16, made.layout.depth)
     channels = pooled.reshape(3, -1)

@@ -20,7 +20,7 @@ def test_one_odd_patch_is_an_extreme() -> None:
     odd = cells.copy()
     odd[17, 3] += 30
     eye = np.eye(8, dtype=np.float32)
-    ((plain, found, brighter),) = local_features(np.stack([cells, odd, cells + 5]), eye)
+    ((plain, found, brighter),) = local_features(np.stack([cells, odd, cells + 5]), eye, 1)
     assert np.argmax(np.abs(found - plain)) == 3
     assert np.allclose(brighter, plain, atol=1e-4)
     assert found.shape == (24,)
@@ -31,12 +31,24 @@ def test_rotations_and_images_do_not_meet() -> None:
     random = np.random.default_rng(0)
     cells = random.normal(0, 1, (3, 20, 5)).astype(np.float32)
     rotations = [np.linalg.qr(random.normal(0, 1, (5, 5)))[0].astype(np.float32) for _ in range(2)]
-    together = local_features(cells, np.concatenate(rotations, axis=1))
+    together = local_features(cells, np.concatenate(rotations, axis=1), 1)
     assert together.shape == (2, 3, 15)
     for image, rotation in itertools.product(range(3), range(2)):
         turned = (cells[image] - cells[image].mean(axis=0)) @ rotations[rotation]
         alone = np.concatenate([turned.max(axis=0), -turned.min(axis=0), turned.std(axis=0)])
         assert together[rotation, image] == pytest.approx(alone, abs=1e-5)
+
+
+def test_the_strongest_few_are_averaged_along_the_channels() -> None:
+    """Without directions the channels are looked at; three odd patches count as their mean, of few patches all."""
+    random = np.random.default_rng(0)
+    cells = random.normal(0, 1, (2, 30, 4)).astype(np.float32)
+    ((found, _),) = local_features(cells, None, 3)
+    seen = np.sort(cells[0] - cells[0].mean(axis=0), axis=0)
+    expected = np.concatenate([seen[-3:].mean(axis=0), -seen[:3].mean(axis=0), seen.std(axis=0)])
+    assert found == pytest.approx(expected, abs=1e-5)
+    ((few, _),) = local_features(cells[:, :2], None, 3)
+    assert few[:8] == pytest.approx(np.zeros(8), abs=1e-5)
 
 
 def scored(n: int, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:  # type: ignore[type-arg]
