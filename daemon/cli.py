@@ -238,6 +238,13 @@ def train(
         bool,
         typer.Option("--int8", help="Quantise the network: less time for each part; --tier quick alone."),
     ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Input of the model in pixels; else chosen from the data. A smaller one is quicker.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -259,6 +266,7 @@ def train(
         base=base,
         base_data=base_data,
         int8=int8,
+        size=size,
     )
     if as_json:
         print_json(report.to_json())

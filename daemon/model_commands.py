@@ -275,6 +275,7 @@ def import_(
     """Wrap a model made elsewhere (ONNX) into a bundle that says exactly what the original says."""
     from lineward.daemon.cli import print_json
     from lineward.daemon.progress import cache_dir, progress_bar
+    from lineward.daemon.training import read_size
     from lineward.models.foreign import SCALINGS, Declaration
     from lineward.models.importing import import_model
 
@@ -286,7 +287,7 @@ def import_(
         mean=_numbers("--mean", mean),
         deviation=_numbers("--std", std),
         colour=_choice_if_given("--colour", colour, "rgb", "bgr", "mono"),
-        size=None if size is None else _size(size),
+        size=None if size is None else read_size(size),
         layout=_choice_if_given("--layout", layout, "nchw", "nhwc"),
         scores=scores,
         anomaly_map=map_,
@@ -333,10 +334,3 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...]:
         raise CommandError(f"{option} {text}: numbers separated by commas are wanted, such as 0.485,0.456,0.406") from (
             error
         )
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise CommandError(f"--size {text}: height and width in pixels are wanted, such as 224x224")
-    return int(height), int(width)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lineward.daemon.progress import cache_dir, progress_bar
 from lineward.models.evaluate import Evaluation, Prediction, evaluate, predict
+from lineward.models.prepare import MAX_SIDE_PX
 from lineward.models.quick import TrainReport, train_quick
 from lineward.models.session import Session
 
@@ -28,8 +29,11 @@ def train_with_progress(
     base: Path | None = None,
     base_data: Path | None = None,
     int8: bool = False,
+    size: str | None = None,
 ) -> TrainReport:
     """Train the tier that is asked for, from a folder or, with ``base``, from a bundle and a folder of new images.
+
+    ``size`` is the model's input, HxW in pixels; without it the data decide, or the base.
 
     Raises
     ------
@@ -44,6 +48,7 @@ def train_with_progress(
         raise TierError("--base-data is the folder that the bundle given with --base was trained from; give --base too")
     if int8 and tier == "full":
         raise TierError("--int8 goes with --tier quick: a tuned network is not quantised; leave one of the two out")
+    height, width = (None, None) if size is None else read_size(size)
     train: Callable[..., TrainReport] = partial(train_quick, int8=int8)
     if tier == "full":
         from lineward.models.finetune import train_full as train  # noqa: PLC0415 - torch is an extra
@@ -57,7 +62,23 @@ def train_with_progress(
             seed=seed,
             base=base,
             base_data=base_data,
+            height=height,
+            width=width,
         )
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Read height and width of a model's input from HxW, in pixels."""
+    height, _, width = text.lower().partition("x")
+    if not all(side.isdecimal() and 32 <= int(side) <= MAX_SIDE_PX for side in (height, width)):
+        raise SizeError(
+            f"--size {text}: height and width in pixels are wanted, from 32 to {MAX_SIDE_PX}, such as 224x224"
+        )
+    return int(height), int(width)
+
+
+class SizeError(ValueError):
+    """Not a size of model input."""
 
 
 class TierError(ValueError):
