@@ -287,7 +287,7 @@ def import_(
         mean=_numbers("--mean", mean),
         deviation=_numbers("--std", std),
         colour=_choice_if_given("--colour", colour, "rgb", "bgr", "mono"),
-        size=None if size is None else read_size(size),
+        size=None if size is None else read_size(size, least=1),
         layout=_choice_if_given("--layout", layout, "nchw", "nhwc"),
         scores=scores,
         anomaly_map=map_,

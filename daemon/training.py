@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from lineward.images import ImageFileError
 
+LEAST_SIDE_PX = 64
+"""Below it the coarsest map of the backbone has a single cell, in which nothing can stand out."""
+
 
 def train_with_progress(
     data: Path,
@@ -48,7 +51,7 @@ def train_with_progress(
         raise TierError("--base-data is the folder that the bundle given with --base was trained from; give --base too")
     if int8 and tier == "full":
         raise TierError("--int8 goes with --tier quick: a tuned network is not quantised; leave one of the two out")
-    height, width = (None, None) if size is None else read_size(size)
+    height, width = (None, None) if size is None else read_size(size, least=LEAST_SIDE_PX)
     train: Callable[..., TrainReport] = partial(train_quick, int8=int8)
     if tier == "full":
         from lineward.models.finetune import train_full as train  # noqa: PLC0415 - torch is an extra
@@ -67,12 +70,12 @@ def train_with_progress(
         )
 
 
-def read_size(text: str) -> tuple[int, int]:
-    """Read height and width of a model's input from HxW, in pixels."""
+def read_size(text: str, *, least: int) -> tuple[int, int]:
+    """Read height and width of a model's input from HxW, in pixels, each at least ``least``."""
     height, _, width = text.lower().partition("x")
-    if not all(side.isdecimal() and 32 <= int(side) <= MAX_SIDE_PX for side in (height, width)):
+    if not all(side.isdecimal() and least <= int(side) <= MAX_SIDE_PX for side in (height, width)):
         raise SizeError(
-            f"--size {text}: height and width in pixels are wanted, from 32 to {MAX_SIDE_PX}, such as 224x224"
+            f"--size {text}: height and width in pixels are wanted, from {least} to {MAX_SIDE_PX}, such as 224x224"
         )
     return int(height), int(width)
 

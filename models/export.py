@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,7 +26,6 @@ from lineward.models.workers import each, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lineward.models.features import FeatureStore, FeatureTensors, Source
     from lineward.models.fit import Crossfit, QuickModel
     from lineward.models.prepare import InputSpec
+    from lineward.models.quick import Prepared
     from lineward.models.records import Manifest
 
 PARITY_LIMIT = 1e-3
@@ -73,31 +75,28 @@ def build_graph(backbone: Backbone, spec: InputSpec, model: QuickModel) -> Expor
 
 def check_export(
     out: Path,
-    trial: Path,
     exported: Exported,
     manifest: Manifest,
     model: QuickModel,
+    prepared: Prepared,
     *,
     dataset: Dataset,
-    store: FeatureStore,
-    pooled: NDArray[np.float32],
     seed: int,
     progress: Callable[[int, int], None],
+    most_whole: int = PARITY_WHOLE,
 ) -> Checked:
     """Compare the bundle with the trained model, image by image, or refuse to go on.
 
-    `PARITY_WHOLE` images go through the bundle from their file on. Of the others, up to `PARITY_IMAGES`, only what
+    ``most_whole`` images go through the bundle from their file on. Of the others, up to `PARITY_IMAGES`, only what
     follows the features is run, out of the same graph: these features came from the same nodes. A tuned network begins
     in the middle of the backbone, so with one every image goes through everything.
 
     Parameters
     ----------
     out
-        The bundle to be, for the message.
-    trial
-        Where a bundle may be written to be tried.
-    pooled
-        ``(n, d)`` float32, pooled features of the data set's images.
+        The bundle to be, for the message; it is not written here.
+    prepared
+        Features of the data set's images.
     seed
         Decides which images.
     progress
@@ -110,18 +109,21 @@ def check_export(
     DatasetError
         No image has the content any more that it was trained on.
     """
-    save_bundle(trial, exported.graph, manifest)
+    store, pooled = prepared.store, prepared.pooled
     checked = _readable(dataset, seed)
-    whole = len(checked) if model.tuned else min(PARITY_WHOLE, len(checked))
+    whole = len(checked) if model.tuned else min(most_whole, len(checked))
     sources = [dataset.items[index].source for index in checked]
-    session = Session(trial, intra_op_threads=1)
+    with tempfile.TemporaryDirectory(prefix="lineward-check-") as scratch:
+        trial = Path(scratch) / "trial.lward"
+        save_bundle(trial, exported.graph, manifest)
+        session = Session(trial, intra_op_threads=1)
     given, spent = list[tuple[float, float]](), list[float]()
     with ThreadPoolExecutor(store.threads, thread_name_prefix="check") as pool:
         for verdict in pool.map(lambda source: session.judge(read_image(source.path)), sources[:whole]):
             given.append((verdict.defect_probability, verdict.anomaly))
             spent.append(milliseconds(verdict))
             progress(len(given), len(checked))
-    given += _judge_features(exported, store, sources[whole:], pooled[checked[whole:]])
+    given += judge_features(exported, store, sources[whole:], pooled[checked[whole:]])
     progress(len(checked), len(checked))
     probabilities, anomalies = model.judge(store, sources, pooled[checked])
     expected = list(zip(probabilities.tolist(), anomalies.tolist(), strict=True))
@@ -160,7 +162,7 @@ def _readable(dataset: Dataset, seed: int) -> NDArray[np.int64]:
     return np.array(found, np.int64)
 
 
-def _judge_features(
+def judge_features(
     exported: Exported, store: FeatureStore, sources: Sequence[Source], pooled: NDArray[np.float32]
 ) -> list[tuple[float, float]]:
     """Run what follows the features in the exported graph; defect probability and anomaly of each image."""

@@ -161,6 +161,7 @@ def time_in_name(name: str) -> float:
     if not found:
         return 0.0
     try:
-        return datetime(*(int(part or 0) for part in found.groups()), tzinfo=UTC).timestamp()  # type: ignore[misc,arg-type]
+        year, month, day, hour, minute, second = (int(part or 0) for part in found.groups())
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()
     except ValueError:
         return 0.0

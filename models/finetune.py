@@ -143,17 +143,9 @@ def train_full(  # noqa: PLR0915 - one step after the other
             tier="full",
         )
         exported = build_graph(backbone, prepared.spec, model)
+        progress_of_check = partial(report, "check")
         checked = check_export(
-            out,
-            Path(scratch) / "trial.lward",
-            exported,
-            manifest,
-            model,
-            dataset=dataset,
-            store=prepared.store,
-            pooled=prepared.pooled,
-            seed=seed,
-            progress=partial(report, "check"),
+            out, exported, manifest, model, prepared, dataset=dataset, seed=seed, progress=progress_of_check
         )
         if model is quick:  # as it is, with its figures of all parts
             held = np.ones(len(labels), bool)

@@ -131,7 +131,7 @@ class QuickModel:
         with workers(store.threads, "judge") as pool:
             scorers: dict[str, tuple[Callable[[NDArray[np.float32]], NDArray[np.float64]], bool]] = {
                 "patch": (self.patches.score, False),
-                **{name: (model.score, GRIDS[name].deep) for name, model in self.locals.items()},
+                **{name: (model.score, model.grid.deep) for name, model in self.locals.items()},
             }
             for name, (score, deep) in scorers.items():
                 scores[name] = np.array(each(pool, _on_cells(store, score, deep=deep), sources))
@@ -151,10 +151,7 @@ class QuickModel:
             if name in self.heads:
                 scores[name] = self.heads[name].append(graph, self.space, scaled, projected)
             elif name in self.locals:
-                deep, layout = GRIDS[name].deep, tensors.layout
-                cells = tensors.deep if deep else tensors.patches
-                count = layout.deep_cells if deep else layout.rows * layout.columns
-                scores[name] = self.locals[name].append(graph, cells, count)
+                scores[name] = self.locals[name].append(graph, tensors)
             elif self.tuned and name == "tuned":
                 scores[name] = self.tuned.append(graph, tensors)
         score = self.blend.append(graph, scores)

@@ -12,7 +12,7 @@ import onnxruntime
 from onnx import TensorProto, external_data_helper, version_converter
 
 from lineward.models.foreign import ELEMENTS, GOOD_WORDS, SCALINGS, Foreign, ForeignModelError, first_line
-from lineward.models.prepare import MAX_SIDE_PX
+from lineward.models.prepare import MAX_SIDE_PX, MIN_SIDE_PX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from lineward.models.foreign import Declaration, Layout
 
-MIN_SIDE_PX = 32
-"""Smallest side of a bundle's input; a smaller model takes the mean of blocks of a larger picture."""
 MIN_OPSET = 13
 
 _SCORES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -68,7 +66,7 @@ def read_foreign(path: Path, declared: Declaration) -> Foreign:
         width=width,
         channels=channels,
         bgr=declared.colour == "bgr",
-        factor=max(1, ceil(MIN_SIDE_PX / min(height, width))),
+        factor=max(1, ceil(MIN_SIDE_PX / min(height, width))),  # a smaller model takes the mean of blocks
         free_batch=not shape or shape[0] != 1,
         mean=mean,
         deviation=deviation,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineward.models.features import FeatureStore, Source
+    from lineward.models.features import FeatureStore, FeatureTensors, Source
     from lineward.models.graph import Graph
     from lineward.models.heads import Kernel, Scaler, Subspace
 
@@ -65,27 +65,30 @@ class LocalModel:
         """Return ``(n,)`` raw scores of ``(n, 3 * depth)`` features."""
         return self.head.score(self.space, self.scaler(features))
 
-    def append(self, graph: Graph, cells: str, count: int) -> str:
-        """Add the score ``(N, 1)`` to a graph, from patches ``(N, count, depth)``."""
+    def append(self, graph: Graph, tensors: FeatureTensors) -> str:
+        """Add the score ``(N, 1)`` to a graph."""
+        cells, count = tensors.patches, tensors.layout.rows * tensors.layout.columns
+        if self.grid.deep:
+            cells, count = tensors.deep, tensors.layout.deep_cells
         if self.rotation is not None:
             cells = graph.op("MatMul", cells, graph.constant(self.rotation, "rotation"), hint="turned")
         mean = graph.op("ReduceMean", cells, axes=[1], keepdims=1, hint="local.mean")
         centred = graph.op("Sub", cells, mean, hint="local.centred")
         squared = graph.op("ReduceMean", graph.op("Mul", centred, centred), axes=[1], keepdims=0, hint="local.var")
-        columns = graph.op("Transpose", centred, perm=[0, 2, 1], hint="local.columns")
         few = min(self.grid.few, count)
-        high = self._strongest(graph, columns, few)
-        low = self._strongest(graph, graph.op("Neg", columns), few)
+        high, low = (_strongest(graph, seen, few) for seen in (centred, graph.op("Neg", centred)))
         features = graph.op("Concat", high, low, graph.op("Sqrt", squared), axis=1, hint="local_features")
         scaled = self.scaler.append(graph, features)
         return self.head.append(graph, self.space, scaled, project(graph, self.space, scaled))
 
-    @staticmethod
-    def _strongest(graph: Graph, columns: str, few: int) -> str:
-        if few == 1:
-            return graph.op("ReduceMax", columns, axes=[2], keepdims=0, hint="local.strongest")
-        top = graph.top(columns, few, hint="local.top")
-        return graph.op("ReduceMean", top, axes=[2], keepdims=0, hint="local.strongest")
+
+def _strongest(graph: Graph, seen: str, few: int) -> str:
+    if few == 1:
+        return graph.op("ReduceMax", seen, axes=[1], keepdims=0, hint="local.strongest")
+    columns = graph.op("Transpose", seen, perm=[0, 2, 1], hint="local.columns")
+    return graph.op(
+        "ReduceMean", graph.top(columns, few, hint="local.top"), axes=[2], keepdims=0, hint="local.strongest"
+    )
 
 
 def local_features(cells: NDArray[np.float32], rotations: NDArray[np.float32] | None, few: int) -> NDArray[np.float32]:

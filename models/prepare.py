@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+MIN_SIDE_PX = 32
+"""Smallest side of a bundle's input."""
 MAX_SIDE_PX = 2048
 """Largest model input on a side: beyond it the graph takes seconds and gigabytes, never milliseconds."""
 
@@ -29,8 +31,8 @@ class InputSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    height: int = Field(ge=32, le=MAX_SIDE_PX, description="Rows of the model input, in pixels.")
-    width: int = Field(ge=32, le=MAX_SIDE_PX, description="Columns of the model input, in pixels.")
+    height: int = Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX, description="Rows of the model input, in pixels.")
+    width: int = Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX, description="Columns of the model input, in pixels.")
     channels: Literal[1, 3] = Field(description="1 for mono, 3 for RGB.")
     colour: Literal["mono", "rgb"] = Field(description="Colour order of the model input.")
     resize: Literal["stretch"] = Field(default="stretch", description="Name of the resize rule.")

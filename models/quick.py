@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -203,17 +204,9 @@ def train_quick(
             dataset, prepared.spec, backbone, model, groups=prepared.groups, product=product, version=version
         )
         exported = build_graph(backbone, prepared.spec, model)
+        progress_of_check = partial(report, "check")
         checked = check_export(
-            out,
-            Path(scratch) / "trial.lward",
-            exported,
-            manifest,
-            model,
-            dataset=dataset,
-            store=prepared.store,
-            pooled=prepared.pooled,
-            seed=seed,
-            progress=lambda done, total: report("check", done, total),
+            out, exported, manifest, model, prepared, dataset=dataset, seed=seed, progress=progress_of_check
         )
         said = model.crossfit
         figures = measure(

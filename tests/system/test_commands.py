@@ -52,7 +52,8 @@ def test_the_version(tmp_path: Path) -> None:
         (["demo", "--parts", "many"], "parts"),
         (["train", "--data", ".", "--out", "x.lward", "--tier", "best"], "tier"),
         (["train", "--data", ".", "--out", "x.lward", "--size", "224"], "--size 224: height and width"),
-        (["train", "--data", ".", "--out", "x.lward", "--size", "224x9999"], "from 32 to 2048"),
+        (["train", "--data", ".", "--out", "x.lward", "--size", "224x9999"], "from 64 to 2048"),
+        (["train", "--data", ".", "--out", "x.lward", "--size", "32x320"], "from 64 to 2048"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else None,
 )

@@ -51,20 +51,20 @@ class Station(Machine):
         super().__init__(folder)
         self.old, self.new = packages(folder / "packages")
         for package in (self.old, self.new):
-            shutil.copy(package, self.tree / "root" / package.name)
+            shutil.copy(package, self.tree / "srv" / package.name)
         self.write("etc/mosquitto/conf.d/lineward.conf", "listener 1883 127.0.0.1\nallow_anonymous true\n")
         self.write("etc/dpkg/dpkg.cfg.d/quick", "force-unsafe-io\n")  # this machine never loses its power
         self.write("home/person/secret.txt", "nobody's business\n")
         self.write(
             "etc/systemd/system/listener.service",
-            "[Unit]\nAfter=mosquitto.service\nRequires=mosquitto.service\n[Service]\nStandardOutput=append:/root/heard\n"
+            "[Unit]\nAfter=mosquitto.service\nRequires=mosquitto.service\n[Service]\nStandardOutput=append:/srv/heard\n"
             "ExecStart=/usr/bin/mosquitto_sub -h 127.0.0.1 -q 1 -t lineward/# -F '%%U %%r %%t %%p'\n"
             "Restart=always\nRestartSec=1\n"
             "[Install]\nWantedBy=multi-user.target\n",
         )
         self.boot()
         self.run("systemctl", "enable", "--now", "mosquitto", "listener")
-        self.run("dpkg", "--install", f"/root/{self.old.name}", timeout_s=180)
+        self.run("dpkg", "--install", f"/srv/{self.old.name}", timeout_s=180)
         model = self.tree / "var/lib/lineward/models/tiles.lward"
         model.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(bundle, model)
@@ -81,7 +81,7 @@ class Station(Machine):
     def heard(self, topic: str) -> list[str]:
         """Payloads of one topic in the order in which the broker sent them."""
         found = []
-        for line in (self.tree / "root/heard").read_text(encoding="utf-8").splitlines():
+        for line in (self.tree / "srv/heard").read_text(encoding="utf-8").splitlines():
             _, _, name, payload = line.split(" ", 3)
             if name == f"lineward/plant/line1/cam1/{topic}":
                 found.append(payload)
@@ -356,7 +356,7 @@ def test_an_upgrade_keeps_the_ledger_and_goes_on_inspecting(station: Station) ->
     assert OLD in station.run("dpkg-query", "--show", "lineward").stdout
     station.run("systemctl", "restart", "lineward")
     pid, before = station.pid, station.rows()
-    station.run("dpkg", "--install", f"/root/{station.new.name}", timeout_s=180)
+    station.run("dpkg", "--install", f"/srv/{station.new.name}", timeout_s=180)
     assert NEW in station.run("dpkg-query", "--show", "lineward").stdout
     station.wait_back(pid, timeout_s=30)
     station.wait_rows(len(before) + 20)
