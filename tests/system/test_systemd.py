@@ -382,7 +382,7 @@ def test_stop_takes_less_than_2_s_and_says_stopped(station: Station) -> None:
 def test_a_newer_ledger_is_refused_in_one_line_and_kept(station: Station) -> None:
     """Rule: an older program leaves the data of a newer one alone, says what to do, and does not start again."""
     station.run("systemctl", "stop", "lineward")
-    station.run("dpkg", "--install", f"/root/{station.old.name}", timeout_s=180)
+    station.run("dpkg", "--install", f"/srv/{station.old.name}", timeout_s=180)
     database = station.tree / "var/lib/lineward/ledger.sqlite3"
     with closing(sqlite3.connect(database)) as db:
         (schema,) = db.execute("PRAGMA user_version").fetchone()
