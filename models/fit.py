@@ -13,7 +13,16 @@ from sklearn.linear_model import LogisticRegression
 from lineward.models.anomaly import append_ranks, fit_anomaly
 from lineward.models.calibrate import choose_thresholds, fit_platt, fit_ranks
 from lineward.models.dataset import grouped_folds
-from lineward.models.heads import COMPONENTS, fit_kernel, fit_logistic, fit_scaler, fit_subspace, project
+from lineward.models.heads import (
+    COMPONENTS,
+    fit_kernel,
+    fit_logistic,
+    fit_scaler,
+    fit_subspace,
+    project,
+    project_apart,
+    separate,
+)
 from lineward.models.local import GRIDS, fit_local
 from lineward.models.metrics import auroc, calibration_error, detection_at
 from lineward.models.patches import fit_patches
@@ -212,11 +221,10 @@ def fit_quick(
 
     def cross(fold: int) -> int:
         inside, outside = folds != fold, folds == fold
-        scaler, space, heads, anomaly = _fit_pooled(pooled[inside], labels[inside], seed)
-        scaled = scaler(pooled[outside])
-        for name, head in heads.items():
-            scores[name][outside] = head.score(space, scaled)
-        distances[outside] = anomaly(space(scaled))
+        known, asked = project_apart(pooled[inside], pooled[outside], seed)
+        scores["logistic"][outside] = separate(known, labels[inside]).decision_function(asked.astype(np.float64))
+        scores["kernel"][outside] = fit_kernel(known, labels[inside], seed).score_projected(asked)
+        distances[outside] = fit_anomaly(known[~labels[inside], :COMPONENTS])(asked[:, :COMPONENTS])
         return fold
 
     with workers(store.threads, "heads") as pool:

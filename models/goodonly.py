@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold
 from lineward.models.anomaly import fit_anomaly
 from lineward.models.calibrate import Platt, fit_ranks
 from lineward.models.fit import Blend, Crossfit, QuickModel
-from lineward.models.heads import COMPONENTS, fit_scaler, fit_subspace
+from lineward.models.heads import COMPONENTS, fit_scaler, fit_subspace, project_apart
 from lineward.models.metrics import rate, rate_of_parts
 from lineward.models.patches import fit_patch_distance
 from lineward.models.records import Promise, Risk
@@ -52,10 +52,8 @@ def fit_good_only(
     distances = np.empty(len(pooled))
     for fold in range(number):
         inside = folds != fold
-        scaler = fit_scaler(pooled[inside])
-        space, projected = fit_subspace(scaler(pooled[inside]), seed)
-        model = fit_anomaly(projected[:, :COMPONENTS])
-        distances[~inside] = model(space(scaler(pooled[~inside])))
+        known, asked = project_apart(pooled[inside], pooled[~inside], seed)
+        distances[~inside] = fit_anomaly(known[:, :COMPONENTS])(asked[:, :COMPONENTS])
         progress(fold + 1, number + 1)
     patches = fit_patch_distance(store, [item.source for item in items], folds)
     scores = {"anomaly": np.log1p(distances), "patch": patches.scores}

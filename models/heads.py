@@ -88,16 +88,49 @@ def fit_subspace(scaled: NDArray[np.float32], seed: int) -> tuple[Subspace, NDAr
     if len(rows) > MAX_SUPPORT:
         rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), MAX_SUPPORT, replace=False))]
     between_images = len(rows) < rows.shape[1]
-    products = rows @ rows.T if between_images else rows.T @ rows
-    values, vectors = np.linalg.eigh(products)
-    kept = np.flatnonzero(values > 1e-5 * values[-1])[::-1][:LOGISTIC_COMPONENTS]
-    values, vectors = values[kept], vectors[:, kept]
-    lengths = np.sqrt(values)
+    lengths, vectors = _principal(rows @ rows.T if between_images else rows.T @ rows)
     basis = rows.T @ (vectors / lengths) if between_images else vectors
     space = Subspace(np.asarray(basis, np.float32), lengths.astype(np.float64) / np.sqrt(len(rows)))
     if between_images and rows is scaled:
         return space, np.asarray(vectors * (lengths * np.float32(space.unit)), np.float32)
     return space, space(scaled, LOGISTIC_COMPONENTS)
+
+
+def _principal(products: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return lengths ``(k,)``, longest first, and directions ``(n, k)`` of a matrix of products."""
+    values, vectors = np.linalg.eigh(products)
+    kept = np.flatnonzero(values > 1e-5 * values[-1])[::-1][:LOGISTIC_COMPONENTS]
+    return np.sqrt(values[kept]), vectors[:, kept]
+
+
+def project_apart(
+    known: NDArray[np.float32], asked: NDArray[np.float32], seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Standardise features and project them to the directions along which the known ones differ most.
+
+    What `fit_scaler` and `fit_subspace` give, for scores alone: while there are fewer images than features, products
+    between images are enough, and the directions themselves, half of the work, are not needed.
+
+    Parameters
+    ----------
+    known
+        ``(n, d)`` features of the images that a head is fitted on.
+    asked
+        ``(m, d)`` features of those that it judges.
+
+    Returns
+    -------
+    tuple
+        Both projected, ``(n, k)`` and ``(m, k)``; kernels and distances use the first `COMPONENTS` of ``k``.
+    """
+    scaler = fit_scaler(known)
+    rows, others = scaler(known), scaler(asked)
+    if len(rows) > MAX_SUPPORT or len(rows) >= rows.shape[1]:
+        space, projected = fit_subspace(rows, seed)
+        return projected, space(others, LOGISTIC_COMPONENTS)
+    lengths, vectors = _principal(rows @ rows.T)
+    unit = np.sqrt(np.float32(len(rows)) / (lengths**2).sum())
+    return vectors * (lengths * unit), (others @ rows.T) @ (vectors * (unit / lengths))
 
 
 def project(graph: Graph, space: Subspace, scaled: str) -> str:
@@ -147,8 +180,12 @@ class Kernel:
 
     def score(self, space: Subspace, scaled: NDArray[np.float32]) -> NDArray[np.float64]:
         """See `Head`."""
-        projected = space(scaled).astype(np.float64)
-        kernel = np.exp(-self.gamma * _squared_distances(projected, self.support.astype(np.float64)))
+        return self.score_projected(space(scaled))
+
+    def score_projected(self, projected: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return ``(n,)`` raw scores of projections ``(n, k)``; the first `COMPONENTS` are used."""
+        points = projected[:, :COMPONENTS].astype(np.float64)
+        kernel = np.exp(-self.gamma * _squared_distances(points, self.support.astype(np.float64)))
         return np.asarray(kernel @ self.weight.astype(np.float64), np.float64) + self.bias
 
     def append(self, graph: Graph, space: Subspace, scaled: str, projected: str) -> str:
@@ -164,10 +201,15 @@ class Kernel:
 
 def fit_logistic(space: Subspace, projected: NDArray[np.float32], labels: NDArray[np.bool_]) -> Linear:
     """Fit logistic regression on projections to all directions and fold the projection into one vector."""
-    model = LogisticRegression(C=LOGISTIC_C, class_weight="balanced", max_iter=500, tol=1e-3)
-    model.fit(projected.astype(np.float64), labels)
+    model = separate(projected, labels)
     weight = space.basis.astype(np.float64) @ model.coef_[0] * space.unit
     return Linear(weight.astype(np.float32), float(model.intercept_[0]))
+
+
+def separate(projected: NDArray[np.float32], labels: NDArray[np.bool_]) -> LogisticRegression:
+    """Fit logistic regression on projections ``(n, k)`` to all directions."""
+    model = LogisticRegression(C=LOGISTIC_C, class_weight="balanced", max_iter=500, tol=1e-3)
+    return model.fit(projected.astype(np.float64), labels)
 
 
 def fit_kernel(projected: NDArray[np.float32], labels: NDArray[np.bool_], seed: int) -> Kernel:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from lineward.models.dataset import DatasetError, split_holdout
-from lineward.models.heads import fit_kernel, fit_scaler, fit_subspace
+from lineward.models.heads import fit_kernel, project_apart
 from lineward.models.metrics import auroc, detection_at
 
 if TYPE_CHECKING:
@@ -234,9 +234,8 @@ def _scores(
     held: NDArray[np.int64],
     seed: int,
 ) -> NDArray[np.float64]:
-    scaler = fit_scaler(pooled[chosen])
-    space, projected = fit_subspace(scaler(pooled[chosen]), seed)
-    return fit_kernel(projected, labels[chosen], seed).score(space, scaler(pooled[held]))
+    known, asked = project_apart(pooled[chosen], pooled[held], seed)
+    return fit_kernel(known, labels[chosen], seed).score_projected(asked)
 
 
 def _half_of(

@@ -18,7 +18,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from lineward.models.dataset import grouped_folds
 from lineward.models.filefacts import time_in_name
-from lineward.models.heads import COMPONENTS, fit_scaler, fit_subspace
+from lineward.models.heads import COMPONENTS, project_apart
 from lineward.models.metrics import auroc
 
 if TYPE_CHECKING:
@@ -254,9 +254,8 @@ def _linear(
         inside, outside = folds != fold, folds == fold
         if not outside.any() or not 0 < marks[inside].sum() < inside.sum():
             continue
-        scaler = fit_scaler(pooled[inside])
-        space, projected = fit_subspace(scaler(pooled[inside]), seed)
+        known, asked = project_apart(pooled[inside], pooled[outside], seed)
         model = LogisticRegression(C=1.0, class_weight="balanced", max_iter=300, tol=1e-3)
-        model.fit(projected[:, :COMPONENTS].astype(np.float64), marks[inside])
-        scores[outside] = model.decision_function(space(scaler(pooled[outside])).astype(np.float64))
+        model.fit(known[:, :COMPONENTS].astype(np.float64), marks[inside])
+        scores[outside] = model.decision_function(asked[:, :COMPONENTS].astype(np.float64))
     return scores

@@ -8,7 +8,7 @@ import numpy as np
 
 from lineward.images import read_image
 from lineward.models.dataset import grouped_folds
-from lineward.models.heads import fit_kernel, fit_scaler, fit_subspace
+from lineward.models.heads import fit_kernel, project_apart
 from lineward.models.metrics import auroc, detection_at
 from lineward.models.workers import workers
 
@@ -97,10 +97,8 @@ def _cross_fitted(
 
     def cross(fold: int) -> None:
         inside = folds != fold
-        scaler = fit_scaler(features[inside])
-        space, projected = fit_subspace(scaler(features[inside]), seed)
-        head = fit_kernel(projected, labels[inside], seed)
-        scores[~inside] = head.score(space, scaler(features[~inside]))
+        known, asked = project_apart(features[inside], features[~inside], seed)
+        scores[~inside] = fit_kernel(known, labels[inside], seed).score_projected(asked)
 
     with workers(threads, "sizes") as pool:
         list(pool.map(cross, range(int(folds.max()) + 1)))
