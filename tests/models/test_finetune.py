@@ -116,6 +116,23 @@ def test_crossing_needs_time_for_enough_epochs(seconds: float, epochs: int, netw
     assert all(not (a & b).any() for a, b in itertools.combinations(plan.apart, 2))
 
 
+@pytest.mark.parametrize(
+    ("better", "judges", "weights"),
+    [("tuned", "all", {2.0, 4.0}), ("tuned", "fold", {1.0}), ("quick", "all", {0.0}), ("quick", "fold", {0.0})],
+)
+def test_a_single_fold_never_gives_one_network_more_than_all_heads_together(
+    better: str, judges: str, weights: set[float]
+) -> None:
+    """Rule: a network that looks far better on few parts gets as much weight as the rest; one that is worse, none."""
+    random = np.random.default_rng(0)
+    labels = np.arange(300) % 3 == 0
+    good, noise = labels * 4.0 + random.standard_normal(300), random.standard_normal(300)
+    blended, tuned = (noise, good) if better == "tuned" else (good, noise)
+    weight, figures = weighing.choose_weight(blended, tuned, labels, crossed=judges == "all")
+    assert weight in weights
+    assert len(figures) == (len(weighing.WEIGHTS) if judges == "all" else 3)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_both_halves_of_what_is_kept_from_tuning_have_both_kinds(seed: int) -> None:
     """Rule: with few parts, some in many pictures, as many are kept as it takes to judge and be judged."""
