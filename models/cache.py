@@ -47,12 +47,12 @@ def trim_cache(cache: Path, used: Collection[str], limit_bytes: int = LIMIT_BYTE
 
 
 def _files(folder: Path | str) -> Iterator[tuple[float, int, str]]:
-    """Yield time of change, size in bytes and path of every file: 100,000 of them in a second."""
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+    """Yield time of change, size in bytes and path of every file; what cannot be read is left alone."""
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield from _files(entry.path)
                 continue
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 status = entry.stat(follow_symlinks=False)
                 yield status.st_mtime, status.st_size, entry.path
