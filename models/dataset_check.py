@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
 from lineward.images import SUFFIXES
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.check_pictures import find_coverage, find_likeness
@@ -18,6 +16,7 @@ from lineward.models.duplicates import group_near_duplicates
 from lineward.models.features import FeatureStore
 from lineward.models.learning_curve import LearningCurve, learning_curve
 from lineward.models.prepare import InputSpec
+from lineward.models.workers import limit_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +97,7 @@ def check_dataset(
         The folder cannot be used at all; one line with the name and the remedy.
     """
     report: Progress = progress or (lambda _stage, _done, _total: None)
-    with tempfile.TemporaryDirectory(prefix="lineward-check-") as scratch, threadpool_limits(threads):
+    with tempfile.TemporaryDirectory(prefix="lineward-check-") as scratch, limit_threads(threads):
         cache = cache_dir or Path(scratch)
         dataset = read_dataset(
             folder,

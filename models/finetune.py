@@ -15,7 +15,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bundle import load_bundle, save_bundle
@@ -32,6 +31,7 @@ from lineward.models.records import Risk
 from lineward.models.tuned_net import TunedNet, early_maps, load_tail
 from lineward.models.tuning import Tuning, keep_from_tuning, plan_tuning, tuning_key
 from lineward.models.weighing import weigh
+from lineward.models.workers import limit_threads
 
 if TYPE_CHECKING:
     from lineward.models.quick import Progress
@@ -78,7 +78,7 @@ def train_full(  # noqa: PLR0915 - one step after the other
     tail = load_tail()
     started = perf_counter()
     report = progress or silent
-    with tempfile.TemporaryDirectory(prefix="lineward-train-") as scratch, threadpool_limits(threads):
+    with tempfile.TemporaryDirectory(prefix="lineward-train-") as scratch, limit_threads(threads):
         tail.use_threads(threads)
         cache = cache_dir or Path(scratch)
         parent = load_bundle(base) if base else None

@@ -9,8 +9,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bundle import load_bundle, save_bundle
 from lineward.models.cache import trim_cache
@@ -31,6 +29,7 @@ from lineward.models.records import (
     Risk,
 )
 from lineward.models.sizes import candidate_sizes, choose_size
+from lineward.models.workers import limit_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,7 +147,7 @@ def train_quick(
     """
     started = perf_counter()
     report = progress or silent
-    with tempfile.TemporaryDirectory(prefix="lineward-train-") as scratch, threadpool_limits(threads):
+    with tempfile.TemporaryDirectory(prefix="lineward-train-") as scratch, limit_threads(threads):
         cache = cache_dir or Path(scratch)
         parent = load_bundle(base) if base else None
         dataset = read_training_set(

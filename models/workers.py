@@ -22,13 +22,20 @@ GROUP = 8
 
 
 @contextmanager
+def limit_threads(threads: int) -> Iterator[None]:
+    """Let linear algebra use so many threads."""
+    with threadpool_limits(threads):
+        yield
+
+
+@contextmanager
 def workers(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """Give a pool of ``threads`` threads; meanwhile linear algebra keeps to the thread that asks for it.
 
     Two threads of a library that wait for each other by spinning stand still when something else needs a core: beside
     a busy line a fit of 13 s took 91 s.
     """
-    with threadpool_limits(1), ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
+    with limit_threads(1), ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
         yield pool
 
 
