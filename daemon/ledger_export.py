@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lineward.daemon.ledger_read import PAGE
 from lineward.daemon.result import rfc3339
+from lineward.extras import how_to_add
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -171,7 +172,7 @@ def _pyarrow(path: Path) -> Any:
         import pyarrow.parquet  # noqa: PLC0415
     except ImportError as error:
         raise ExportError(
-            f"{path}: Parquet needs pyarrow, which is not installed: pip install 'lineward[parquet]', "
+            f"{path}: Parquet needs pyarrow, which is not installed; install it with `{how_to_add('pyarrow')}`, "
             "or name a .csv file"
         ) from error
     return pa

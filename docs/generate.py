@@ -170,7 +170,7 @@ def command_section(name: str, command: Any) -> list[str]:
     """Describe one command and the commands below it."""
     arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
     below = getattr(command, "commands", {})
-    usage = ["lineward", name, "[OPTIONS]", *(str(argument.metavar) for argument in arguments)]
+    usage = ["lineward", name, "[OPTIONS]", *(argument_name(argument) for argument in arguments)]
     usage += ["[COMMAND]"] if below else []
     lines = [f"## {name}", "", f"`{' '.join(usage)}`", "", command.help, "", parameter_table(command.params)]
     if command.epilog:
@@ -180,14 +180,22 @@ def command_section(name: str, command: Any) -> list[str]:
     return lines
 
 
+def argument_name(argument: Any) -> str:
+    """Return how `--help` writes an argument."""
+    return str(argument.metavar or argument.name.upper())
+
+
 def parameter_table(parameters: Sequence[Any]) -> str:
     """Tabulate options and arguments as Typer declares them."""
     rows = []
     for parameter in parameters:
         is_argument = parameter.param_type_name == "argument"
-        name = code(parameter.metavar) if is_argument else ", ".join(code(opt) for opt in parameter.opts)
+        opposites = getattr(parameter, "secondary_opts", [])
+        opts = [argument_name(parameter)] if is_argument else [*parameter.opts, *opposites]
+        name = ", ".join(code(opt) for opt in opts)
         flag = getattr(parameter, "is_flag", False)
-        value = "" if flag else type_words(parameter.type_descriptor.annotation)
+        written = None if is_argument else parameter.metavar
+        value = "" if flag else code(written) if written else type_words(parameter.type_descriptor.annotation)
         low, high = getattr(parameter, "min", None), getattr(parameter, "max", None)
         if low is not None and high is not None:
             value += f", {low:g} to {high:g}"
@@ -197,6 +205,8 @@ def parameter_table(parameters: Sequence[Any]) -> str:
             default = "required"
         else:
             default = "" if flag or parameter.default is None else code(parameter.default)
+            if opposites:
+                default = code((parameter.opts if parameter.default else opposites)[0])
         rows.append((name, value, default, parameter.help or ""))
     return table(("option", "value", "default", "meaning"), rows)
 

@@ -58,14 +58,29 @@ RESULT_FIELDS: dict[str, tuple[str, str]] = {
     "model.name": ("string", "Product name in the bundle."),
     "model.version": ("string", "Version in the bundle."),
     "model.sha256": ("string", "SHA-256 of the bundle file."),
-    "part_id": ("string", "In a replay the file's path below the folder; else empty in this version."),
-    "trigger_id": ("string", "Number of the trigger, or empty in free run."),
+    "part_id": (
+        "string",
+        (
+            "The id given with `cmd/trigger` or announced with `cmd/part`; in a replay the file's path below the folder; "
+            "else empty."
+        ),
+    ),
+    "trigger_id": (
+        "string",
+        (
+            "The `id` of the `cmd/trigger` or `cmd/part` that this part goes back to; else the camera's own number of the "
+            "trigger, or empty."
+        ),
+    ),
     "camera": ("object", "Which camera saw the part."),
     "camera.name": ("string", "Model name, simulated product, or name of the replay folder."),
     "camera.serial": ("string", "Serial number; for a replay the path of the folder."),
     "camera.frame_id": ("integer or null", "The camera's own frame number."),
     "times": ("object", "RFC 3339, UTC, milliseconds."),
-    "times.trigger": ("string", "When time starts: frame complete in free run, frame taken in a replay."),
+    "times.trigger": (
+        "string",
+        "When time starts: a software trigger accepted, else frame complete, in a replay frame taken.",
+    ),
     "times.exposure_device_ns": ("integer or null", "Start of exposure on the camera's clock, nanoseconds."),
     "times.received": ("string", "When the frame was complete on this machine."),
     "times.published": ("string", "When the answer was drawn up."),
@@ -267,10 +282,10 @@ def mqtt_page() -> str:
             "",
             (
                 "`cmd/<name>`, JSON; each gets exactly one acknowledgement on `ack/<name>`: "
-                '`{"id":"17","ok":1,"reason":""}`. `id` is chosen by the sender, text of at most 64 characters without '
-                '`,":[]{}`, or a whole number that fits a DINT, and comes back as it was given. What is refused '
-                "(`ok` 0) changes nothing. The same commands are taken on this machine from a Unix socket in the "
-                "storage folder; `lineward recipe` uses it."
+                '`{"id":"17","ok":1,"reason":""}`. `id` is chosen by the sender and comes back as it was given: text '
+                'of 1 to 64 printable ASCII characters without space and without `,":[]{}\\`, or a whole number from '
+                "0 to 2,147,483,647. What is refused (`ok` 0) changes nothing. The same commands are taken on this "
+                "machine from a Unix socket in the storage folder; `lineward recipe` uses it."
             ),
             "",
             table(

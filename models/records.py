@@ -188,7 +188,9 @@ class ModelRecord(_Part):
     backbone: str = Field(description="Name of the pretrained network.")
     backbone_digest: str = Field(description="SHA-256 of its weights, in int8 of its ranges as well.")
     precision: Literal["fp32", "int8"] = Field(default="fp32", description="Arithmetic of the pretrained network.")
-    head: str = Field(description="The classifier that inner folds chose.")
+    head: str = Field(
+        description="What gives the score; `stacked`: all heads weighed together, perhaps with a tuned network."
+    )
     candidates: dict[str, dict[str, float]] = Field(description="Each candidate's figures on the inner folds.")
     tuning_epochs: int = Field(default=0, description="Epochs that the tuned network was trained for; 0: none.")
     sizes_tried: dict[str, float] = Field(

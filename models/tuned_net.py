@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from lineward import __version__
+from lineward.extras import how_to_add
 from lineward.images import read_image
 from lineward.models.features import FLIPS, append_features
 from lineward.models.graph import Graph
@@ -47,8 +48,8 @@ def load_tail() -> Any:
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "torch":
             raise TorchMissingError(
-                "--tier full needs torch, which is not installed; install it with `pip install 'lineward[train]'`, "
-                "or use --tier quick"
+                "--tier full needs torch, which is not installed; install it with "
+                f"`{how_to_add('torch')}`, or use --tier quick"
             ) from error
         raise
     return tail

@@ -24,6 +24,7 @@ from lineward.daemon.ledger_commands import LedgerCommandError, parse_time
 from lineward.daemon.ledger_export import COLUMNS
 from lineward.daemon.ledger_file import POWER_CUT_GAP, SCHEMA
 from lineward.daemon.result import CameraRef
+from lineward.extras import how_to_add
 from lineward.models.verdict import Decision, Verdict
 
 if TYPE_CHECKING:
@@ -369,7 +370,7 @@ def test_an_unknown_ending_and_a_missing_pyarrow_say_what_to_do(ledger, say, tmp
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
     code, _, err = say("export", tmp_path / "all.parquet")
     assert code == 2
-    assert "pip install 'lineward[parquet]'" in err
+    assert f"`{how_to_add('pyarrow')}`" in err
     assert err.count("\n") == 1
 
 
