@@ -174,8 +174,10 @@ def readable(setting: str, path: Path | None) -> Path | None:
         name = str(path).removeprefix(CREDENTIAL)
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
+            handed_over = f"LoadCredential={name}:/path/to/file"
             raise SecretError(
-                f"{shown}: systemd gave us no credentials; add LoadCredential={name}:/path/to/file to the unit"
+                f"{shown}: systemd gave us no credentials; add {handed_over} to the unit, or at a terminal: "
+                f"systemd-run --wait --pipe -p User=lineward -p {handed_over} lineward check"
             )
         path = Path(folder, name)
     try:

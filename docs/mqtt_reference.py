@@ -61,15 +61,15 @@ RESULT_FIELDS: dict[str, tuple[str, str]] = {
     "part_id": (
         "string",
         (
-            "The id given with `cmd/trigger` or announced with `cmd/part`; in a replay the file's path below the folder; "
-            "else empty."
+            "The id given with `cmd/trigger` or announced with `cmd/part`; in a replay the file's path below the "
+            "folder; else empty."
         ),
     ),
     "trigger_id": (
         "string",
         (
-            "The `id` of the `cmd/trigger` or `cmd/part` that this part goes back to; else the camera's own number of the "
-            "trigger, or empty."
+            "The `id` of the `cmd/trigger` or `cmd/part` that this part goes back to; else the camera's own number of "
+            "the trigger, or empty."
         ),
     ),
     "camera": ("object", "Which camera saw the part."),

@@ -76,7 +76,8 @@ lay_out_program() {
     install -m 644 "$here/requirements.lock" "$new/share/lineward/requirements.lock"
     rm -rf "$new/share/doc/lineward"
     mkdir -p "$new/share/doc/lineward"
-    cp -r "$here"/docs/{index.md,how-to,reference,explanation,tutorial,decisions} "$new/share/doc/lineward/"
+    cp -r "$here"/docs/{index.md,how-to,reference,explanation,tutorial,decisions,plc,images} "$new/share/doc/lineward/"
+    cp -r "$here/systemd/mosquitto" "$new/share/lineward/"
     install -m 644 "$here"/{LICENSE,NOTICE} "$new/share/doc/lineward/"
     chmod -R u=rwX,go=rX "$new"
     rm -rf "$opt.old"
@@ -96,10 +97,22 @@ lay_out_rest() {
 
 has_systemd() { [ -d /run/systemd/system ]; }
 
+# The rule names a group that is new, and a USB camera may be plugged in already.
+hand_over_cameras() {
+    ! command -v udevadm >/dev/null || { udevadm control --reload && udevadm trigger --subsystem-match=usb; } 2>/dev/null || true
+}
+
+# A folder with everything in it; what is a disk of its own stays, empty.
+empty_out() {
+    [ -d "$1" ] || return 0
+    find "$1" -depth \( -type d -exec rmdir {} \; -o -delete \) 2>/dev/null || true
+}
+
 # The same as debian/postinst does.
 settle() {
     systemd-sysusers lineward.conf
     systemd-tmpfiles --create lineward.conf
+    hand_over_cameras
     if [ ! -e /etc/lineward/lineward.toml ]; then
         install -m 640 -g lineward /opt/lineward/share/lineward/lineward.toml /etc/lineward/lineward.toml
     fi
@@ -126,7 +139,8 @@ uninstall() {
     for unit in "${services[@]}"; do rm -f "$units/$unit"; done
     ! has_systemd || systemctl daemon-reload
     if [ "${PURGE:-0}" = 1 ]; then
-        rm -rf /etc/lineward /var/lib/lineward
+        rm -rf /etc/lineward
+        empty_out /var/lib/lineward
         if getent passwd lineward >/dev/null; then userdel lineward; fi
         say "removed, with its configuration and data"
     else

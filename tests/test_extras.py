@@ -7,13 +7,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
 from lineward.extras import how_to_add
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from pathlib import Path
+
+    import pytest
 
 
 def test_with_pip_it_is_pips_own_command() -> None:

@@ -90,7 +90,8 @@ class Reader:
         return heard
 
     def do(self, block: Block) -> None:
-        needed = set(block.asked.get("needs", "").split()) | {"mosquitto_sub", "mosquitto"} & set(block.text.split())
+        named = {Path(word).name for word in block.text.split()}
+        needed = set(block.asked.get("needs", "").split()) | {"mosquitto_sub", "mosquitto"} & named
         missing = [program for program in sorted(needed) if shutil.which(program, path=PATH) is None]
         if "skip" in block.asked:
             return

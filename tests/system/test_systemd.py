@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import textwrap
@@ -291,6 +292,13 @@ def test_a_secret_comes_as_a_credential(station: Station) -> None:
     assert station.pid != pid
     before = len(station.heard("result"))
     wait_until(lambda: len(station.heard("result")) > before, 10, "results at the broker")
+    # At a terminal there is none; the remedy that is named works.
+    bare = station.run("lineward", "check", check=False)
+    assert bare.returncode != 0
+    said = re.search(r"systemd-run (.*) lineward check", bare.stdout + bare.stderr)
+    assert said, bare.stdout + bare.stderr
+    options = said[1].replace("/path/to/file", "/etc/credstore/lineward.mqtt-password").split()
+    assert re.search(r"ok +broker", station.run("systemd-run", *options, "lineward", "check").stdout)
     station.configure()
     station.run("rm", "/etc/credstore/lineward.mqtt-password")
 
@@ -401,11 +409,14 @@ def test_a_newer_ledger_is_refused_in_one_line_and_kept(station: Station) -> Non
 
 
 def test_removing_keeps_data_and_purging_does_not(station: Station) -> None:
-    """Rule: `apt remove` leaves configuration and data; only a purge takes them."""
+    """Rule: `apt remove` leaves configuration and data; only a purge takes them, from a disk of its own as well."""
     station.run("dpkg", "--remove", "lineward", timeout_s=120)
     assert not (station.tree / "opt/lineward/bin").exists()
     assert (station.tree / "etc/lineward/lineward.toml").exists()
     assert (station.tree / "var/lib/lineward/ledger.sqlite3").exists()
+    station.run("mount", "--bind", "/var/lib/lineward", "/var/lib/lineward")
     station.run("dpkg", "--purge", "lineward")
     assert not (station.tree / "etc/lineward").exists()
-    assert not (station.tree / "var/lib/lineward").exists()
+    assert list((station.tree / "var/lib/lineward").iterdir()) == []
+    assert station.run("getent", "passwd", "lineward", check=False).returncode != 0
+    station.run("umount", "/var/lib/lineward")
