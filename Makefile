@@ -28,8 +28,10 @@ demo: setup
 test-system-packages:
 	@bash tests/system/packages.sh
 
+# Files of tests side by side; one after the other with TEST_PROCESSES=0.
+TEST_PROCESSES ?= 2
 test: setup test-system-packages
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
