@@ -257,6 +257,22 @@ def test_every_link_leads_somewhere(page):
             assert anchor in anchors(goal), f"{name_of(page)}: {target} is no heading; there are {anchors(goal)}"
 
 
+def test_on_an_installed_station_links_lead_somewhere_too():
+    """Rule: what an installed page links to is installed too: the PLC's kit and the pictures, no source file."""
+    script = (ROOT / "scripts" / "install.sh").read_text(encoding="utf-8")
+    listed = re.search(r'"\$here"/docs/\{([^}]+)\}', script)
+    assert listed, "the installer lists the documents it copies"
+    installed = [DOCS / name for name in listed[1].split(",")]
+    pages = [page for place in installed for page in ([place] if place.is_file() else sorted(place.rglob("*.md")))]
+    assert len(pages) > 40
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if re.match(r"https?://|#", target):
+                continue
+            goal = (page.parent / target.partition("#")[0]).resolve()
+            assert any(goal.is_relative_to(place) for place in installed), f"{name_of(page)}: {target} is not installed"
+
+
 def test_every_page_can_be_found():
     """Rule: each page below docs/ is linked from docs/index.md."""
     index = (DOCS / "index.md").read_text(encoding="utf-8")
