@@ -102,7 +102,7 @@ class EfficientNetLite0:
         self, graph: Graph, early: Tap, tuned: dict[str, NDArray[np.generic]], first_block: int
     ) -> Sequence[Tap]:
         """Add blocks from ``first_block`` on with other weights behind the map that feeds them; gives their taps."""
-        layers = Layers(graph, self.tensors | tuned, early.height, early.width)
+        layers = Layers(graph, self.tensors | tuned, early.height, early.width, early.stride)
         x, taps = early.tensor, list[Tap]()
         for index, (kernel, stride, first) in enumerate(blocks()):
             if index >= first_block:
@@ -150,16 +150,17 @@ def blocks() -> list[tuple[int, int, bool]]:
 class Layers:
     """Convolutions with folded batch normalisation; keeps track of the map's size, which "same" padding depends on."""
 
-    def __init__(self, graph: Graph, tensors: dict[str, NDArray[np.generic]], height: int, width: int) -> None:
+    def __init__(
+        self, graph: Graph, tensors: dict[str, NDArray[np.generic]], height: int, width: int, stride: int = 1
+    ) -> None:
         self.graph = graph
         self._tensors = tensors
-        self._height, self._width, self._input_height = height, width, height
+        self._height, self._width, self._stride = height, width, stride
         self._channels = 0
 
     def tap(self, name: str, tensor: str) -> Tap:
         """Describe a map of the present size."""
-        stride = round(self._input_height / self._height)
-        return Tap(name, tensor, self._channels, stride, self._height, self._width)
+        return Tap(name, tensor, self._channels, self._stride, self._height, self._width)
 
     def enter(self, image: str) -> str:
         """Turn ``(N, height, width, channels)`` uint8 into planes of ``(pixel - 127) / 128``."""
@@ -207,6 +208,7 @@ class Layers:
         left, right = same_padding(self._width, kernel, stride)
         group = weight.shape[0] if depthwise else 1
         self._height, self._width = -(-self._height // stride), -(-self._width // stride)
+        self._stride *= stride
         self._channels = weight.shape[0]
         hint = name.removeprefix("_").replace("blocks.", "block").replace("._", ".")
         pads = (top, left, bottom, right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from typing import TYPE_CHECKING
 
 import cv2
@@ -31,6 +32,8 @@ STEADY_BRIGHTNESS = 0.02
 """Spread of the brightness of good images, against its mean, below which no change of light is in the set."""
 STEADY_POSITION = 0.003
 POSITION_SIDE = 128
+LINE_PICTURES = 300
+"""At most so many pictures from the line are looked at."""
 CLEAR_SHIFT = 0.25
 """Response of the phase correlation below which pictures have nothing in common that could have moved."""
 
@@ -79,7 +82,10 @@ def find_likeness(dataset: Dataset, pooled: NDArray[np.float32]) -> Iterator[Fin
                 "problem" if sum((a, b) in saved_again for a, b, _ in across) > max(2, 0.01 * len(names)) else "note",
                 f"{len(torn_images)} images look nearly like an image of another part: {some(shown)}; if they show "
                 "one part, give it one group in groups.csv, else training and test share it",
-                {"images": len(torn_images), "pairs": figures["pairs"]},
+                {
+                    "images": len(torn_images),
+                    "pairs": [[names[a], names[b], round(alike, 3)] for a, b, alike in across][:100],
+                },
             )
         else:
             yield Finding("groups_across_split", "ok", "no two parts look like one: the groups hold")
@@ -155,21 +161,25 @@ def _against_line(
     shifts: NDArray[np.float64] | None,
     reference: NDArray[np.float32],
 ) -> Iterator[Finding]:
-    chosen = production[:: max(1, len(production) // 300)]
-    images = [read_image(path) for path in chosen]
+    means: list[float] = []
+    small: list[NDArray[np.float32]] = []
+    for path in production[:: ceil(len(production) / LINE_PICTURES)]:  # one picture in memory at a time
+        image = read_image(path)
+        means.append(float(_grey(image).mean()))
+        small.append(_small(image))
     low, high = brightness
-    levels = np.array([float(_grey(image).mean()) for image in images])
+    levels = np.array(means)
     outside = float(((levels < low) | (levels > high)).mean())
-    figures: dict[str, object] = {"outside": outside, "n": len(images), "low": low, "high": high}
+    figures: dict[str, object] = {"outside": outside, "n": len(means), "low": low, "high": high}
     text = (
-        f"{outside:.0%} of {len(images)} pictures from the line are darker or brighter than all but 2 % of the good "
+        f"{outside:.0%} of {len(means)} pictures from the line are darker or brighter than all but 2 % of the good "
         f"images (mean grey level {low:.0f} to {high:.0f})"
     )
     if outside > 0.1:
         yield Finding("exposure_coverage", "problem", text + "; label some of them and add them", figures)
     else:
         yield Finding("exposure_coverage", "ok", text, figures)
-    theirs = _shifts([_small(image) for image in images], reference)
+    theirs = _shifts(small, reference)
     if shifts is None or theirs is None:
         return
     limit = np.quantile(np.abs(shifts), 0.99, axis=0) + 0.005

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineward.models.duplicates import UNKNOWN
 from lineward.models.findings import Finding, number_of, some
 from lineward.models.learning_curve import are_batches
 from lineward.models.records import LEAST_DEFECT, WANTED_DEFECT, WANTED_GOOD
@@ -63,13 +64,14 @@ def find_amounts(dataset: Dataset, groups: NDArray[np.int64]) -> Iterator[Findin
         level = "ok"
     yield Finding("amounts", level, text, figures)
     if not dataset.groups_known:
-        yield Finding(
-            "groups",
-            "note",
-            f"which images show the same part is not known (no complete groups.csv); guessed from likeness: "
-            f"{len(set(groups.tolist()))} parts. Write groups.csv, else figures may be too good",
-            {"parts": len(set(groups.tolist()))},
-        )
+        count = len(set(groups.tolist()))
+        text = UNKNOWN
+        if UNKNOWN not in dataset.warnings:
+            text = (
+                f"which images show the same part is not known (no complete groups.csv); guessed from likeness: "
+                f"{count} parts. Write groups.csv, else figures may be too good"
+            )
+        yield Finding("groups", "note", text, {"parts": count})
     kinds = np.array([item.defect_type or "" for item in dataset.items])
     # In a batch each picture shows a part of its own.
     parts = {

@@ -1,4 +1,4 @@
-"""A folder of labelled images: what is in it, what is wrong with it, and splits that keep a part on one side."""
+"""A folder of labelled images: what is in it, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from lineward.images import SUFFIXES, ImageFileError
-from lineward.models.features import Source
+from lineward.models.features import Source, write_whole
 from lineward.models.filefacts import FACTS_VERSION, Facts, find_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -162,16 +161,54 @@ def _labelled_files(folder: Path) -> list[tuple[Path, str | None]]:
     good, defect = folder / "good", folder / "defect"
     if not good.is_dir():
         raise DatasetError(f"{folder}: there is no folder good/ in it; put the images of good parts there")
-    found: list[tuple[Path, str | None]] = [(path, None) for path in _images(good)]
-    for path in _images(defect):
+    found: list[tuple[Path, str | None]] = [(path, None) for path in find_images(good)]
+    for path in find_images(defect):
         below = path.relative_to(defect).parts
         found.append((path, below[0] if len(below) > 1 else ""))
+    for path, _ in found:
+        try:
+            str(path.relative_to(folder)).encode()
+        except UnicodeEncodeError as error:
+            raise DatasetError(f"{str(path)!r}: the name is not in UTF-8; rename the file or its folder") from error
     return found
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    hidden = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return iter(sorted(path for path in hidden if path.is_file()))
+def find_images(folder: Path) -> list[Path]:
+    """Return image files anywhere below a folder, sorted, none when it does not exist; hidden files are left out.
+
+    Links to folders are followed, each folder is read once: a link that leads back to where it lies is no loop.
+
+    Raises
+    ------
+    DatasetError
+        A folder cannot be read, or a link that may be meant for one leads nowhere.
+    """
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    real: list[Path] = [folder] if os.path.lexists(folder) else []
+    linked: list[Path] = []
+    while real or linked:
+        place = real.pop() if real else linked.pop(linked.index(min(linked)))  # what is no link keeps its name
+        try:
+            status = place.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    path = place / entry.name
+                    if entry.is_dir():
+                        (linked if entry.is_symlink() else real).append(path)
+                    elif entry.name.startswith("."):
+                        continue
+                    elif entry.is_file():
+                        found += [path] if path.suffix.lower() in SUFFIXES else []
+                    elif entry.is_symlink() and not path.suffix:
+                        linked.append(path)  # to a folder that is not mounted now: opening it says so
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror or error}"
+            raise DatasetError(f"{error.filename or place}: {reason}; make it readable or remove it") from error
+    return sorted(found)
 
 
 def _check_counts(folder: Path, files: list[tuple[Path, str | None]], *, training: bool) -> None:
@@ -211,10 +248,7 @@ def _facts(path: Path, cache_dir: Path | None) -> Facts | ImageFileError:
     except ImageFileError as error:
         return error
     if note is not None:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(asdict(found)))
-        partial.replace(note)
+        write_whole(note, json.dumps(asdict(found)).encode())
     return found
 
 
@@ -236,17 +270,15 @@ def _groups(
         try:
             with table.open(newline="", encoding="utf-8-sig") as stream:
                 for row in csv.DictReader(stream):
-                    named[row["file"].replace("\\", "/")] = row["group"]
+                    if (row["group"] or "").strip():
+                        named[row["file"].replace("\\", "/")] = row["group"]
         except (KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
             raise DatasetError(f"{table}: needs columns file and group, separated by commas, in UTF-8") from error
         missing = [path for path, _ in files if path.relative_to(folder).as_posix() not in named]
         if missing:
             warnings.append(f"groups.csv does not list {len(missing)} images, such as {missing[0].name}")
     else:
-        warnings.append(
-            "there is no groups.csv, so which images show the same part is guessed from their likeness; "
-            "the figures may be too good or too bad"
-        )
+        warnings.append("there is no groups.csv, so nobody has said which images show the same part")
     # Copies stay together whatever the table says.
     first: dict[str, str] = {}
     groups = []
@@ -261,44 +293,3 @@ def _digest(items: tuple[Item, ...]) -> str:
     for item in items:
         digest.update(f"{item.file}\t{item.defect_type}\t{item.group}\t{item.source.digest}\n".encode())
     return digest.hexdigest()
-
-
-def split_holdout(
-    labels: NDArray[np.bool_], groups: NDArray[np.int64], share: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Divide images into training and hold-out by group, with about ``share`` of both kinds held out.
-
-    Returns
-    -------
-    tuple
-        Indices of the training images and of the held-out images, rising.
-
-    Raises
-    ------
-    DatasetError
-        Too few parts for both kinds to be on both sides.
-    """
-    parts = _parts(labels, groups)
-    folds = min(max(round(1 / share), 2), parts)
-    if folds < 2:
-        raise DatasetError("all good or all defective images show one and the same part; add images of other parts")
-    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
-    for train, held in splits:
-        if _parts(labels[train], groups[train]) >= 2 and 0 < labels[held].sum() < len(held):
-            return train.astype(np.int64), held.astype(np.int64)
-    raise DatasetError("too few different parts for a hold-out; add images of other good and defective parts")
-
-
-def grouped_folds(labels: NDArray[np.bool_], groups: NDArray[np.int64], seed: int, most: int = 5) -> NDArray[np.int64]:
-    """Return ``(n,)`` the fold of each image, with whole groups and both kinds in each as far as they go."""
-    count = max(2, min(most, _parts(labels, groups)))
-    fold = np.zeros(len(labels), np.int64)
-    splits = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(labels, labels, groups)
-    for number, (_, held) in enumerate(splits):
-        fold[held] = number
-    return fold
-
-
-def _parts(labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> int:
-    """Different parts of the rarer kind."""
-    return min(len(set(groups[labels].tolist())), len(set(groups[~labels].tolist())))

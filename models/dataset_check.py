@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineward.images import SUFFIXES
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.check_pictures import find_coverage, find_likeness
 from lineward.models.check_set import find_amounts, find_files, find_labels, find_shortcuts
-from lineward.models.dataset import DatasetError, read_dataset
-from lineward.models.duplicates import group_near_duplicates
+from lineward.models.dataset import DatasetError, find_images, read_dataset
+from lineward.models.duplicates import parts_of
 from lineward.models.features import FeatureStore
 from lineward.models.learning_curve import LearningCurve, learning_curve
 from lineward.models.prepare import InputSpec
@@ -111,8 +110,8 @@ def check_dataset(
         spec = InputSpec(height=320, width=320, channels=1 if mono else 3, colour="mono" if mono else "rgb")
         store = FeatureStore(backbone or EfficientNetLite0(), spec, cache, threads=threads)
         pooled = store.extract(dataset.sources, progress=lambda done, of: report("features", done, of))
-        named = dataset.groups
-        groups = named if dataset.groups_known else group_near_duplicates(pooled, named, labels)
+        groups, warnings = parts_of(dataset, pooled)
+        dataset = replace(dataset, warnings=warnings)
         report("look", 0, 3)
         findings = [
             *find_amounts(dataset, groups),
@@ -151,7 +150,7 @@ def check_dataset(
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = find_images(folder)
     if not found:
         raise DatasetError(f"{folder}: no images there; give a folder with pictures from the line")
     return found

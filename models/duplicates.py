@@ -13,6 +13,8 @@ from lineward.models.heads import fit_scaler
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lineward.models.dataset import Dataset
+
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 """Mean cosine of standardised features within a group: the first level at which no group is too large is taken."""
 MAX_SHARE = 0.1
@@ -21,6 +23,22 @@ MIN_GROUPS = 5
 """Groups of the rarer kind that must be left, so that folds and a hold-out can still be made."""
 MAX_IMAGES = 6000
 """Of more images the table of distances would fill the memory (150 MB); content alone decides then."""
+
+GUESSED = "which images show the same part is guessed from their likeness; the figures may be too good or too bad"
+UNKNOWN = (
+    "likeness does not tell which images show the same part either, so each that groups.csv does not list counts as a "
+    "part of its own: where several show one part, the figures are too good; write groups.csv"
+)
+
+
+def parts_of(dataset: Dataset, pooled: NDArray[np.float32]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return ``(n,)`` the part on each image, guessed where nobody has said it, and the set's warnings with that."""
+    named = dataset.groups
+    if dataset.groups_known:
+        return named, dataset.warnings
+    found = group_near_duplicates(pooled, named, dataset.labels)
+    others = tuple(warning for warning in dataset.warnings if warning not in {GUESSED, UNKNOWN})
+    return found, (*others, UNKNOWN if found is named else GUESSED)
 
 
 def group_near_duplicates(

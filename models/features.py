@@ -18,7 +18,7 @@ import onnxruntime
 from onnx import TensorProto
 
 from lineward import __version__
-from lineward.images import read_image
+from lineward.images import ImageFileError, decode_image
 from lineward.models.graph import Graph
 from lineward.models.prepare import prepare
 
@@ -151,6 +151,25 @@ def is_there(source: Source) -> bool:
         return False
 
 
+def read_source(source: Source) -> NDArray[np.uint8]:
+    """Read an image as `lineward.images.read_image` does, unless another one lies in its place by now.
+
+    Raises
+    ------
+    ImageFileError
+        The file is gone or has another content than the one that was labelled, or cannot be decoded.
+    """
+    remedy = "put it back, or give the folder that the base was trained from with --base-data"
+    try:
+        data = source.path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ImageFileError(f"{source.path}: the image cannot be read any more: {reason}; {remedy}") from error
+    if hashlib.sha256(data).hexdigest() != source.digest:
+        raise ImageFileError(f"{source.path}: the image has changed since it was labelled; {remedy}")
+    return decode_image(data, str(source.path))
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     suffix: str
@@ -221,7 +240,7 @@ class FeatureStore:
         Raises
         ------
         ImageFileError
-            A file that is not in the cache cannot be read.
+            A file whose features are not in the cache cannot be read, or has changed.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         pooled = np.empty((len(sources), self.layout.pooled), np.float32)
@@ -251,15 +270,15 @@ class FeatureStore:
         with suppress(FileNotFoundError), Path(path + part.suffix).open("rb", buffering=0) as file:
             if file.readinto(row.data) == row.nbytes and not file.read(1):
                 return
-        computed = self._compute(source.path, flip)
+        computed = self._compute(source, flip)
         for each, values in zip((_POOLED, _PATCHES, _DEEP), computed, strict=True):
             array = values.astype(each.dtype)
             write_whole(Path(path + each.suffix), array.tobytes())
             if each is part:
                 row[:] = array.ravel()
 
-    def _compute(self, path: Path, flip: str) -> list[NDArray[np.float32]]:
-        prepared = prepare(read_image(path), self._spec)
+    def _compute(self, source: Source, flip: str) -> list[NDArray[np.float32]]:
+        prepared = prepare(read_source(source), self._spec)
         prepared = np.flip(prepared, FLIPS[flip]) if FLIPS[flip] else prepared
         return self._run(np.ascontiguousarray(prepared)[np.newaxis])
 

@@ -137,9 +137,12 @@ def _directory(block: bytes) -> dict[int, str | int]:
             raise ValueError("cut off")
         return int.from_bytes(piece, "little" if order == "little" else "big")
 
-    waiting = [number(4, 4)]
-    while waiting and len(found) < 500:
+    waiting, seen = [number(4, 4)], set[int]()
+    while waiting and len(seen) < 500:
         at = waiting.pop()
+        if at in seen:  # a directory that names itself
+            continue
+        seen.add(at)
         for entry in range(min(number(at, 2), 200)):
             place = at + 2 + 12 * entry
             tag, kind, count = number(place, 2), number(place + 2, 2), number(place + 4, 4)

@@ -23,7 +23,12 @@ from lineward.models.dataset import DatasetError
 from lineward.models.export import build_graph, check_export
 from lineward.models.features import FLIPS
 from lineward.models.fit import fit_quick
-from lineward.models.incremental import compare_with_parent, read_training_set, remember_training_set
+from lineward.models.incremental import (
+    compare_with_parent,
+    read_training_set,
+    remember_training_set,
+    require_files,
+)
 from lineward.models.manifest import draft_manifest
 from lineward.models.metrics import measure
 from lineward.models.quick import TrainReport, prepare_features, silent, training_warnings
@@ -87,6 +92,8 @@ def train_full(  # noqa: PLR0915 - one step after the other
         )
         if not dataset.labels.any():
             raise DatasetError(f"{data}: no defective images, so nothing to tune a network with; use --tier quick")
+        if parent:
+            require_files(dataset)
         if parent and height is None and width is None:
             usual = parent.manifest.input
             height, width, roi = usual.height, usual.width, roi or usual.roi
@@ -101,6 +108,7 @@ def train_full(  # noqa: PLR0915 - one step after the other
             threads=threads,
             progress=partial(report, "features"),
         )
+        dataset = replace(dataset, warnings=prepared.warnings)
         asked = risk or Risk()
         quick = fit_quick(
             prepared.store,
@@ -176,8 +184,8 @@ def train_full(  # noqa: PLR0915 - one step after the other
             manifest = manifest.model_copy(update={"calibration": calibration, "data": figures_from})
         if parent:
             manifest = compare_with_parent(manifest, parent, dataset, said, prepared.groups, judged=held)
+        remember_training_set(cache, dataset)
         sha256 = save_bundle(out, exported.graph, manifest)
         tuning.forget()
-        remember_training_set(cache, dataset)
         trim_cache(cache, {source.digest for source in dataset.sources})
     return TrainReport(out, sha256, manifest, perf_counter() - started, training_warnings(dataset, manifest))

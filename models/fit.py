@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lineward.models.anomaly import append_ranks, fit_anomaly
 from lineward.models.calibrate import choose_thresholds, fit_platt, fit_ranks
-from lineward.models.dataset import grouped_folds
+from lineward.models.folds import fitting_folds
 from lineward.models.heads import (
     COMPONENTS,
     fit_kernel,
@@ -213,7 +213,7 @@ def fit_quick(
     """
     labels = np.array([item.defective for item in items], bool)
     sources = [item.source for item in items]
-    folds = grouped_folds(labels, groups, seed)
+    folds = fitting_folds(labels, groups, seed)
     number = int(folds.max()) + 1
     steps = number + 5
     scores = {name: np.empty(len(labels)) for name in ("logistic", "kernel")}

@@ -10,7 +10,7 @@ from scipy.stats import mannwhitneyu
 
 from lineward.images import read_image
 from lineward.models.calibrate import Platt, Ranks, choose_thresholds, fit_platt, fit_ranks
-from lineward.models.dataset import grouped_folds, split_holdout
+from lineward.models.folds import fitting_folds, split_holdout
 from lineward.models.foreign import ForeignModelError
 from lineward.models.metrics import auroc, calibration_error, rate
 from lineward.models.records import Bands, CalibrationRecord, Promise, Risk
@@ -92,7 +92,7 @@ def calibrated(
     _refuse_reversed(foreign, labels, scores)
     train, held = split_holdout(labels, groups, HOLDOUT_SHARE, seed)
     marks, values = labels[train], scores[train]
-    folds = grouped_folds(marks, groups[train], seed)
+    folds = fitting_folds(marks, groups[train], seed)
     probabilities = np.empty(len(train))
     for fold in range(int(folds.max()) + 1):
         inside = folds != fold

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil
 from pathlib import Path
@@ -17,11 +17,11 @@ import onnxruntime
 from scipy.special import expit
 
 from lineward import __version__
-from lineward.images import SUFFIXES, read_image
+from lineward.images import read_image
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bundle import save_bundle
-from lineward.models.dataset import DatasetError, read_dataset
-from lineward.models.duplicates import group_near_duplicates
+from lineward.models.dataset import DatasetError, find_images, read_dataset
+from lineward.models.duplicates import parts_of
 from lineward.models.evaluate import milliseconds
 from lineward.models.features import FeatureStore
 from lineward.models.foreign import ForeignModelError
@@ -166,7 +166,8 @@ def import_model(
     warnings: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lineward-import-") as scratch:
         if dataset is not None:
-            groups = _groups(dataset, cache_dir or Path(scratch), report)
+            groups, found = _groups(dataset, cache_dir or Path(scratch), report)
+            dataset = replace(dataset, warnings=found)
             fitted = calibrated(foreign, dataset, groups, heard, risk=risk or Risk(), seed=seed)
             warnings += dataset.warnings
             warnings.append(
@@ -214,20 +215,20 @@ def import_model(
 def _pictures(samples: Path) -> list[Path]:
     if samples.is_file():
         return [samples]
-    found = sorted(path for path in samples.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = find_images(samples)
     if not found:
         raise ForeignModelError(f"{samples}: no images there; give a folder with pictures of the product")
     step = ceil(len(found) / MAX_SAMPLES)
     return found[::step]
 
 
-def _groups(dataset: Dataset, cache: Path, report: Progress) -> NDArray[np.int64]:
+def _groups(dataset: Dataset, cache: Path, report: Progress) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     if dataset.groups_known:
-        return dataset.groups
+        return dataset.groups, dataset.warnings
     spec = InputSpec(height=320, width=320, channels=1 if dataset.mono else 3, colour="mono" if dataset.mono else "rgb")
     store = FeatureStore(EfficientNetLite0(), spec, cache)
     pooled = store.extract(dataset.sources, progress=lambda done, of: report("likeness", done, of))
-    return group_near_duplicates(pooled, dataset.groups, dataset.labels)
+    return parts_of(dataset, pooled)
 
 
 def _compare(

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineward.models.dataset import MIN_DEFECT, MIN_GOOD, Dataset, DatasetError, Item, read_dataset, too_few
-from lineward.models.features import Source, write_whole
-from lineward.models.metrics import measure, rate
+from lineward.models.features import Source, is_there, write_whole
+from lineward.models.metrics import design_effect, measure, rate
 from lineward.models.records import DIGEST_DIGITS
 
 if TYPE_CHECKING:
@@ -93,6 +93,23 @@ def _find_base(base: Manifest, base_data: Path | None, cache: Path, threads: int
             "are not there; give the folder it was trained from with --base-data"
         )
     return found
+
+
+def require_files(dataset: Dataset) -> None:
+    """Refuse a set with images of a base that were moved or overwritten since: the full tier reads all of them again.
+
+    Raises
+    ------
+    DatasetError
+        Images are gone, or others lie in their place.
+    """
+    gone = [item.source.path for item in dataset.items if not is_there(item.source)]
+    if gone:
+        raise DatasetError(
+            f"{gone[0]}: {len(gone)} of {len(dataset.items)} images are not there any more or have changed, and "
+            "--tier full reads them again; put them back, give the folder that the base was trained from with "
+            "--base-data, or use --tier quick"
+        )
 
 
 def remember_training_set(cache: Path, dataset: Dataset) -> None:
@@ -192,7 +209,9 @@ def compare_with_parent(
             reasons.append(f"{words} on the old parts rose from {was.value:.1%} to {found.value:.1%}")
     was_found, is_found = before.detection_at_2pct_fr, now.detection_at_2pct_fr
     if was_found is not None and is_found is not None:
-        low = rate(round(was_found * before.n_defect), before.n_defect).low
+        defects = old & dataset.labels
+        effect = design_effect(said.probabilities[defects], groups[defects])
+        low = rate(round(was_found * before.n_defect), before.n_defect, effect).low
         if is_found < low:
             reasons.append(
                 f"detection at 2 % false rejects on the old parts fell from {was_found:.0%} to {is_found:.0%}"

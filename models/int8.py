@@ -18,10 +18,9 @@ import numpy as np
 import onnxruntime
 
 from lineward import __version__
-from lineward.images import read_image
 from lineward.models.backbone import PIXEL_MEAN, PIXEL_SCALE, EfficientNetLite0, Layers
 from lineward.models.dataset import DatasetError
-from lineward.models.features import is_there, write_whole
+from lineward.models.features import is_there, read_source, write_whole
 from lineward.models.graph import Graph
 from lineward.models.prepare import prepare
 
@@ -200,7 +199,7 @@ def measure_ranges(
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     found = []
     for done, source in enumerate(sources, 1):
-        found.append(session.run(None, {"image": prepare(read_image(source.path), spec)[np.newaxis]}))
+        found.append(session.run(None, {"image": prepare(read_source(source), spec)[np.newaxis]}))
         progress(done, len(sources))
     lows_highs = np.array(found, np.float64).mean(axis=0).reshape(-1, 2)
     return {name: (float(low), float(high)) for name, (low, high) in zip(layers.maps, lows_highs.tolist(), strict=True)}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import least_squares
 
-from lineward.models.dataset import DatasetError, split_holdout
+from lineward.models.dataset import DatasetError
+from lineward.models.folds import split_holdout
 from lineward.models.heads import fit_kernel, project_apart
 from lineward.models.metrics import auroc, detection_at
 

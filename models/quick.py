@@ -14,7 +14,7 @@ from lineward.models.bundle import load_bundle, save_bundle
 from lineward.models.cache import trim_cache
 from lineward.models.check_set import find_files
 from lineward.models.dataset import DatasetError
-from lineward.models.duplicates import group_near_duplicates
+from lineward.models.duplicates import parts_of
 from lineward.models.export import build_graph, check_export, require_like_float
 from lineward.models.features import FeatureStore
 from lineward.models.fit import fit_quick
@@ -172,6 +172,7 @@ def train_quick(
             threads=threads,
             progress=lambda done, total: report("features", done, total),
         )
+        dataset = replace(dataset, warnings=prepared.warnings)
         fit = fit_quick if dataset.labels.any() else fit_good_only
 
         def fitted(on: Prepared, stage: str) -> QuickModel:
@@ -230,21 +231,22 @@ def train_quick(
         )
         if parent:
             manifest = compare_with_parent(manifest, parent, dataset, said, prepared.groups)
-        sha256 = save_bundle(out, exported.graph, manifest)
         remember_training_set(cache, dataset)
+        sha256 = save_bundle(out, exported.graph, manifest)
         trim_cache(cache, {source.digest for source in dataset.sources})
     return TrainReport(out, sha256, manifest, perf_counter() - started, training_warnings(dataset, manifest))
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Features of a data set at the input size that was given or chosen."""
+    """Features of a data set at the input size that was given or chosen, and what is to be said about its groups."""
 
     spec: InputSpec
     store: FeatureStore
     pooled: NDArray[np.float32]
     groups: NDArray[np.int64]
     tried: dict[str, float]
+    warnings: tuple[str, ...]
 
 
 def prepare_features(
@@ -273,9 +275,7 @@ def prepare_features(
         ticked = _from(progress, number * len(dataset.items), total)
         pooled = store.extract(dataset.sources, progress=ticked)
         found[height, width] = spec, store, pooled
-    groups = dataset.groups
-    if not dataset.groups_known:
-        groups = group_near_duplicates(next(iter(found.values()))[2], groups, labels)
+    groups, warnings = parts_of(dataset, next(iter(found.values()))[2])
     _check_parts(labels, groups)
     chosen = sizes[0]
     figures: dict[Size, float] = {}
@@ -283,7 +283,8 @@ def prepare_features(
         features = {size: entry[2] for size, entry in found.items()}
         chosen, figures = choose_size(features, labels, groups, seed, threads=threads)
     spec, store, pooled = found[chosen]
-    return Prepared(spec, store, pooled, groups, {f"{h}x{w}": figure for (h, w), figure in figures.items()})
+    tried = {f"{h}x{w}": figure for (h, w), figure in figures.items()}
+    return Prepared(spec, store, pooled, groups, tried, warnings)
 
 
 def _from(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:

@@ -18,7 +18,7 @@ from lineward.images import read_image
 from lineward.models.bundle import BundleError
 from lineward.models.dataset import read_dataset
 from lineward.models.evaluate import evaluate
-from lineward.models.metrics import rate
+from lineward.models.metrics import design_effect, rate, rate_of_parts
 from lineward.models.shortcuts import area_with_interval
 from lineward.models.verdict import Decision
 
@@ -194,21 +194,24 @@ def _sentences(judged: Judged) -> list[str]:
 
 
 def _figures(judged: Judged) -> str:
-    metrics, labels = judged.metrics, judged.dataset.labels
+    metrics, labels, parts = judged.metrics, judged.dataset.labels, judged.dataset.groups
+    probabilities = judged.probabilities
     both = metrics.n_good > 0 and metrics.n_defect > 0
     n = len(labels)
     rows: list[tuple[str, str, str, int]] = []
     if both and metrics.auroc is not None and metrics.detection_at_2pct_fr is not None:
-        _, low, high = area_with_interval(labels, judged.probabilities, judged.dataset.groups, 0)
+        _, low, high = area_with_interval(labels, probabilities, parts, 0)
         rows.append(("AUROC", f"{metrics.auroc:.3f}", f"{low:.3f} to {high:.3f}", n))
-        found = rate(round(metrics.detection_at_2pct_fr * metrics.n_defect), metrics.n_defect)
+        effect = design_effect(probabilities[labels], parts[labels])
+        found = rate(round(metrics.detection_at_2pct_fr * metrics.n_defect), metrics.n_defect, effect)
         rows.append(("defects found when 2 % of the good parts are rejected", *_interval(found)))
     rows.append(("false rejects: good parts that fail", *_interval(metrics.false_reject_rate)))
     rows.append(("escapes: defective parts that pass", *_interval(metrics.escape_rate)))
-    rows.append(("review: parts a person looks at", *_interval(rate(round(metrics.review_share * n), n))))
+    review = np.array([verdict.decision not in {Decision.PASS, Decision.FAIL} for verdict in judged.verdicts], bool)
+    rows.append(("review: parts a person looks at", *_interval(rate_of_parts(review, probabilities, parts))))
     rows.append(("calibration error (ECE)", f"{metrics.ece:.3f}", "", n))
     rows.append(("milliseconds for an image", f"{metrics.ms_per_image:.1f}", "", n))
-    caption = "Intervals count images, that of AUROC parts; where a part has several images, the others are too narrow"
+    caption = "n counts images; intervals are for other parts, so that more images of the same parts narrow them less"
     return _table(("figure", "value", "95 % interval", "n"), rows, caption)
 
 
@@ -238,7 +241,7 @@ def _type_table(judged: Judged) -> str:
     rows = []
     for kind, count in sorted(judged.dataset.defect_types.items()):
         mine = [v for v, item in zip(judged.verdicts, judged.dataset.items, strict=True) if item.defect_type == kind]
-        escaped = rate(sum(verdict.decision is Decision.PASS for verdict in mine), count)
+        escaped = judged.metrics.missed_by_type[kind]
         named = sum(verdict.defect_type == kind for verdict in mine)
         parts = len({item.group for item in judged.dataset.items if item.defect_type == kind})
         rows.append((kind, count, parts, *_interval(escaped)[:2], f"{named / count:.0%}"))

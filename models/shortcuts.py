@@ -16,8 +16,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
-from lineward.models.dataset import grouped_folds
 from lineward.models.filefacts import time_in_name
+from lineward.models.folds import grouped_folds
 from lineward.models.heads import COMPONENTS, project_apart
 from lineward.models.metrics import auroc
 

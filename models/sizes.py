@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineward.images import read_image
-from lineward.models.dataset import grouped_folds
+from lineward.models.folds import fitting_folds
 from lineward.models.heads import fit_kernel, project_apart
 from lineward.models.metrics import auroc, detection_at
 from lineward.models.workers import workers
@@ -76,7 +76,7 @@ def choose_size(
     The figure is AUROC plus mean detection at three shares of false rejects. Of nearly equal ones the larger is taken
     up to `USUAL_PX`, the smaller beyond.
     """
-    folds = grouped_folds(labels, groups, seed)
+    folds = fitting_folds(labels, groups, seed)
     figures: dict[Size, float] = {}
     best: Size | None = None
     for size, features in pooled.items():

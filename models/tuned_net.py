@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,8 @@ import onnxruntime
 
 from lineward import __version__
 from lineward.extras import how_to_add
-from lineward.images import read_image
-from lineward.models.features import FLIPS, append_features
+from lineward.models.dataset import DatasetError
+from lineward.models.features import FLIPS, append_features, read_source
 from lineward.models.graph import Graph
 from lineward.models.prepare import prepare
 
@@ -103,7 +105,15 @@ def early_maps(  # noqa: PLR0917 - numbers and places
     threads: int,
     progress: Callable[[int, int], None],
 ) -> NDArray[np.float16]:
-    """Return ``(views, n, channels, h, w)`` stride-8 maps, in a file when a folder is given: 0.5 GB at 320 px."""
+    """Return ``(views, n, channels, h, w)`` stride-8 maps, in a file when a folder is given: 0.5 GB at 320 px.
+
+    Raises
+    ------
+    ImageFileError
+        An image is gone, or another one lies in its place.
+    DatasetError
+        The folder has no room for the file.
+    """
     graph = Graph()
     tensors = append_features(graph, backbone, spec)
     early = next(tap for tap in tensors.taps if tap.name == EARLY)
@@ -115,7 +125,7 @@ def early_maps(  # noqa: PLR0917 - numbers and places
     shape = (len(views), len(sources), early.channels, early.height, early.width)
     maps: NDArray[np.float16] = np.empty(shape, np.float16) if scratch is None else _unnamed(scratch, shape)
     for index, source in enumerate(sources):
-        image = prepare(read_image(source.path), spec)
+        image = prepare(read_source(source), spec)
         batch = np.stack([np.flip(image, FLIPS[view]) if FLIPS[view] else image for view in views])
         maps[:, index] = session.run(["early"], {"image": batch})[0]
         if (index + 1) % 16 == 0 or index + 1 == len(sources):
@@ -124,8 +134,17 @@ def early_maps(  # noqa: PLR0917 - numbers and places
 
 
 def _unnamed(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
-    """Map a file that has no name any more: a killed training must not leave a gigabyte behind."""
-    path = folder / "early.maps"
-    maps = np.memmap(path, np.float16, "w+", shape=shape)
-    path.unlink()
-    return maps
+    """Map a file without a name: a killed training must not leave a gigabyte behind.
+
+    Its room is taken at once: a process that writes to a mapped page without any is killed.
+    """
+    size = math.prod(shape) * np.dtype(np.float16).itemsize
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.float16, "r+", shape=shape)
+    except OSError as error:
+        raise DatasetError(
+            f"{folder.parent}: no room for {math.ceil(size / 1e6)} MB that --tier full needs there for a while "
+            f"({error.strerror or error}); free some, or let TMPDIR name a folder with more"
+        ) from error

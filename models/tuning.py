@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lineward import __version__
 from lineward.models.backbone import LITE0_SHA256
-from lineward.models.dataset import grouped_folds
+from lineward.models.folds import grouped_folds
 from lineward.models.tuned_net import load_tail
 
 if TYPE_CHECKING:
@@ -171,7 +172,8 @@ class Tuning:
     def forget(self) -> None:
         """Remove the checkpoints: the model is written."""
         for path in self.folder.glob(f"{self.key}-*.pt"):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it is removed when it is old
+                path.unlink()
 
 
 def tuning_key(digest: str, groups: NDArray[np.int64], spec: InputSpec, seed: int, seconds: float) -> str:

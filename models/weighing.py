@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineward.models.calibrate import choose_thresholds, fit_platt
-from lineward.models.dataset import grouped_folds
 from lineward.models.fit import Blend, Crossfit, working_figures
+from lineward.models.folds import grouped_folds
 from lineward.models.metrics import calibration_error
 from lineward.models.tuned_net import TUNED
 from lineward.models.verdict import decide

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -10,8 +14,8 @@ from lineward.models.quick import train_quick
 from lineward.models.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -93,3 +97,28 @@ def defect_place() -> Callable[[int], tuple[int, int]]:
 @pytest.fixture(scope="session")
 def make_parts() -> Callable[..., Path]:
     return write_parts
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Give a folder that every user reaches, as `tmp_path` is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def unprivileged() -> Callable[[], AbstractContextManager[None]]:
+    """Give a context without root's rights, for which the mode of every folder is as good as any other."""
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        before = os.geteuid()
+        if before == 0:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(before)
+
+    return context

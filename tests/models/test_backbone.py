@@ -9,7 +9,9 @@ import onnxruntime
 import pytest
 
 from lineward.models.backbone import LITE0_SHA256, EfficientNetLite0, same_padding
+from lineward.models.features import append_features
 from lineward.models.graph import Graph
+from lineward.models.prepare import InputSpec
 from lineward.models.weights import read_state_dict
 
 HEIGHT, WIDTH = 37, 50  # odd on one axis, so that "same" padding is lopsided there
@@ -90,6 +92,23 @@ def test_mono_is_three_equal_channels() -> None:
     assert mono.keys() == colour.keys()
     for name, values in mono.items():
         assert values == pytest.approx(colour[name], abs=2e-3), name
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 200), (100, 100), (33, 47), (300, 75), (250, 513)])
+def test_strides_do_not_depend_on_the_size(height: int, width: int) -> None:
+    """Rule: an input that no stride divides has the taps of any other, and features are made of them."""
+    graph = Graph()
+    spec = InputSpec(height=height, width=width, channels=1, colour="mono")
+    tensors = append_features(graph, EfficientNetLite0(), spec)
+    assert [tap.stride for tap in tensors.taps] == [4, 8, 8, 16, 16, 32, 32]
+    graph.output("pooled", tensors.pooled, ("N", tensors.layout.pooled))
+    graph.output("patches", tensors.patches, ("N", tensors.layout.rows * tensors.layout.columns, tensors.layout.depth))
+    model = graph.model("test", "0").SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(5).integers(0, 256, (1, height, width, 1), dtype=np.uint8)
+    pooled, patches = session.run(None, {"image": image})
+    assert pooled.shape == (1, 8368)
+    assert patches.shape == (1, -(-height // 16) * -(-width // 16), tensors.layout.depth)
 
 
 def test_same_padding_puts_the_odd_pixel_last() -> None:

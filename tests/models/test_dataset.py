@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from lineward.models.dataset import DatasetError, grouped_folds, read_dataset, split_holdout
+from lineward.models.dataset import DatasetError, find_images, read_dataset
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 
@@ -136,28 +138,74 @@ def test_copies_stay_together(tmp_path: Path) -> None:
     assert len(set(groups.values())) == len(groups) - 1
 
 
-@given(st.integers(0, 10_000), st.integers(6, 40), st.integers(4, 20), st.integers(1, 6))
-@settings(max_examples=80, deadline=None)
-def test_a_part_is_never_on_both_sides(seed: int, good: int, defect: int, largest: int) -> None:
-    """Neither hold-out nor folds ever split a group, and both sides of the hold-out hold both kinds."""
-    random = np.random.default_rng(seed)
-    labels, groups = [], []
-    for group, label in enumerate([False] * good + [True] * defect):
-        size = int(random.integers(1, largest + 1))
-        labels += [label] * size
-        groups += [group] * size
-    marks, parts = np.array(labels), np.array(groups)
-    train, held = split_holdout(marks, parts, 0.2, seed)
-    assert not set(parts[train]) & set(parts[held])
-    assert sorted([*train, *held]) == list(range(len(marks)))
-    assert 0 < marks[held].sum() < len(held)
-    assert 0 < marks[train].sum() < len(train)
-    folds = grouped_folds(marks, parts, seed)
-    assert all(len(set(folds[parts == part])) == 1 for part in set(groups))
+def test_copies_are_read_at_the_same_time(tmp_path: Path) -> None:
+    """Rule: threads that find out the same about two copies do not take each other's note away."""
+    folder = fill(tmp_path / "set", good=20)
+    for path in sorted((folder / "good").iterdir()):
+        for number in range(19):
+            os.link(path, path.with_name(f"{path.stem}-{number}.png"))
+    dataset = read_dataset(folder, cache_dir=tmp_path / "cache", threads=16)
+    assert len(dataset.items) == 406
+    assert len(list((tmp_path / "cache" / "facts").glob("*/*"))) == 26
 
 
-def test_one_part_only_cannot_be_split() -> None:
-    """When all defects are of one part there is no honest hold-out, and that is said."""
-    labels = np.array([False] * 10 + [True] * 5)
-    with pytest.raises(DatasetError, match="same part"):
-        split_holdout(labels, np.array([*range(10), *[99] * 5]), 0.2, 0)
+@pytest.mark.parametrize("row", ["good/{}.png,", "good/{}.png,  ", "good/{}.png"])
+def test_rows_without_a_group_name_no_part(tmp_path: Path, row: str) -> None:
+    """Rule: images whose cell is empty or not there are parts of their own, and it is said how many there are."""
+    folder = fill(tmp_path)
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.png"))]
+    rows = [f"{name},part-{name}" for name in names[:6] + names[8:]]  # defect/ comes first, 00.png and 01.png follow
+    assert names[6:8] == ["good/00.png", "good/01.png"]
+    rows += [row.format("00"), row.format("01")]
+    (folder / "groups.csv").write_text("file,group\n" + "\n".join(rows) + "\n")
+    dataset = read_dataset(folder)
+    assert len({item.group for item in dataset.items}) == len(set(dataset.groups.tolist())) == 18
+    assert not dataset.groups_known
+    assert any("does not list 2 images" in warning for warning in dataset.warnings)
+
+
+def test_linked_folders_belong_to_the_set(tmp_path: Path) -> None:
+    """Rule: a link to a folder counts as that folder, by the link's name; one that leads back is no loop."""
+    folder = fill(tmp_path / "set")
+    shutil.move(folder / "defect" / "spot", tmp_path / "elsewhere")
+    (folder / "defect" / "crack").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep").mkdir()
+    (tmp_path / "elsewhere" / "00.png").rename(tmp_path / "elsewhere" / "deep" / "00.png")
+    (folder / "defect" / "crack" / "all").symlink_to(folder / "defect")
+    (folder / "good" / "again").symlink_to(folder / "good")
+    dataset = read_dataset(folder)
+    assert dataset.defect_types == {"crack": 6}
+    assert len(dataset.items) == 18
+    assert dataset.items[-1].file == "defect/crack/deep/00.png"
+
+
+@pytest.mark.parametrize("target", ["not mounted", "crack"])
+def test_links_that_lead_nowhere_are_named(tmp_path: Path, target: str) -> None:
+    """Rule: labelled images never vanish silently because what a link means is not there."""
+    folder = fill(tmp_path)
+    (folder / "defect" / "crack").symlink_to(target)
+    message = refused(folder)
+    assert "defect/crack: cannot be read" in message
+    assert "remove it" in message
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    open_folder: Path, unprivileged: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """Rule: nor because of a missing permission."""
+    folder = fill(open_folder / "set")
+    (folder / "defect" / "spot").chmod(0)
+    with unprivileged():
+        assert "defect/spot: cannot be read: Permission denied" in refused(folder)
+    (folder / "defect" / "spot").chmod(0o755)
+    assert len(find_images(folder)) == 18
+    assert find_images(folder / "nothing") == []
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """Rule: the file is named so that any terminal can show it, with what to do."""
+    folder = fill(tmp_path)
+    (folder / "good" / "03.png").rename(folder / "good" / os.fsdecode(b"gro\xdf.png"))
+    message = refused(folder)
+    assert r"gro\udcdf.png" in message
+    assert "rename" in message

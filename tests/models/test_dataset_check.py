@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
 
-from lineward.models.dataset import DatasetError
+from lineward.models.check_pictures import find_coverage
+from lineward.models.dataset import DatasetError, read_dataset
 from lineward.models.dataset_check import CheckReport, check_dataset
 from lineward.models.filefacts import find_facts, time_in_name
 
@@ -90,6 +92,23 @@ def test_parts_that_are_one_part(copy: Path, cache: Path) -> None:
         stream.writelines(rows)
     report = look(copy, cache)
     assert level(report, "groups_across_split") == "problem"
+
+
+def test_only_pairs_of_two_parts_are_said_to_lie_across(copy: Path, cache: Path) -> None:
+    """Rule: near copies within a part are no matter of the groups, so the figures of that finding leave them out."""
+    rows = []
+    for number, path in enumerate(sorted((copy / "good").iterdir())[:8]):
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(copy / "good" / f"x{path.stem}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 97])  # type: ignore[arg-type]
+        part = "another" if number == 0 else f"good-{number // 2}"
+        rows.append(f"good/x{path.stem}.jpg,{part},good\n")
+    with (copy / "groups.csv").open("a") as stream:
+        stream.writelines(rows)
+    report = look(copy, cache)
+    groups = {item.file: item.group for item in read_dataset(copy).items}
+    pairs = next(finding for finding in report.findings if finding.id == "groups_across_split").figures["pairs"]
+    assert ["good/00000.png", "good/x00000.jpg"] in [pair[:2] for pair in pairs]
+    assert all(groups[a] != groups[b] for a, b, _ in pairs)
 
 
 def test_a_part_with_both_labels_is_worth_a_look(copy: Path, cache: Path) -> None:
@@ -211,6 +230,22 @@ def test_coverage_of_light_and_place(cache: Path, tmp_path: Path) -> None:
         look(folder, cache, production=tmp_path / "empty")
 
 
+def test_pictures_from_the_line_are_held_one_at_a_time(data: Path, tmp_path: Path) -> None:
+    """Rule: of at most 300 pictures only what is compared is kept, however large they are."""
+    picture = tmp_path / "line.bmp"
+    cv2.imwrite(str(picture), np.full((1000, 1000), 120, np.uint8))
+    dataset = read_dataset(data)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        findings = list(find_coverage(dataset, [picture] * 301))
+        most = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert findings[0].figures["n"] == 151
+    assert most < 50e6, "151 pictures have 151 MB"
+
+
 def frame(random: np.random.Generator) -> Any:
     image = np.full((96, 96), 40, np.uint8)
     image[20:76, 24:72] = 180
@@ -293,3 +328,12 @@ def test_exif_and_names_give_the_time() -> None:
         broken = jpeg[:2] + b"\xff\xe1" + (len(short) + 2).to_bytes(2, "big") + short + jpeg[2:]
         assert find_facts(broken, "", "a.jpg").width == 8
     assert time_in_name("part_000123456789.png") == 0
+
+
+def test_a_directory_of_exif_that_names_itself_ends() -> None:
+    """Rule: what a file says about itself never keeps a check from going on."""
+    tiff = b"II*\x00\x08\x00\x00\x00" + b"\x01\x00" + b"\x69\x87\x04\x00\x01\x00\x00\x00\x08\x00\x00\x00" + bytes(4)
+    exif = b"Exif\x00\x00" + tiff
+    jpeg = cv2.imencode(".jpg", np.zeros((8, 8), np.uint8))[1].tobytes()
+    facts = find_facts(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:], "", "a.jpg")
+    assert (facts.taken, facts.camera) == (0.0, "")

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 
-from lineward.models.duplicates import group_near_duplicates
+from lineward.models.check_set import find_amounts
+from lineward.models.dataset import Dataset, Item
+from lineward.models.duplicates import GUESSED, UNKNOWN, group_near_duplicates, parts_of
+from lineward.models.features import Source
 
 
 def views(parts: int, each: int, noise: float) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
@@ -34,3 +40,28 @@ def test_what_is_known_to_belong_together_does() -> None:
     assert all(len(set(found[known == number].tolist())) == 1 for number in set(known.tolist()))
     same = np.repeat(pooled[:1], 12, axis=0)
     assert (group_near_duplicates(same, np.arange(12), np.arange(12) < 4) == np.arange(12)).all()
+
+
+def without_table(count: int) -> Dataset:
+    """Return a set of images, every other one defective, about whose parts nothing is known."""
+    items = tuple(
+        Item(f"{n}.png", Source(Path(f"{n}.png"), str(n)), "spot" if n % 2 else None, f"content {n:03d}", mono=True)
+        for n in range(count)
+    )
+    return Dataset(Path("set"), items, groups_known=False, warnings=("no table",))
+
+
+def test_it_is_said_whether_likeness_told_the_parts() -> None:
+    """Rule: where nothing could be guessed, nobody reads that it was, but that figures are too good."""
+    pooled, _ = views(40, 4, 0.5)
+    dataset = without_table(160)
+    groups, warnings = parts_of(dataset, pooled)
+    assert len(set(groups.tolist())) == 40
+    assert warnings == ("no table", GUESSED)
+
+    groups, warnings = parts_of(replace(dataset, warnings=warnings), np.repeat(pooled[:1], 160, axis=0))
+    assert len(set(groups.tolist())) == 160
+    assert warnings == ("no table", UNKNOWN)
+    assert "too good" in UNKNOWN
+    told = {finding.id: finding.text for finding in find_amounts(replace(dataset, warnings=warnings), groups)}
+    assert told["groups"] == UNKNOWN

@@ -80,8 +80,23 @@ def test_a_broken_file_ends_extraction_by_name(tmp_path: Path) -> None:
     """An error in a worker arrives as what it is."""
     path = tmp_path / "text.png"
     path.write_text("no image")
-    with pytest.raises(ImageFileError, match=r"text\.png"):
-        store(tmp_path).extract([*sources(tmp_path), Source(path, "0" * 64)])
+    broken = Source(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(ImageFileError, match=r"text\.png: not an image"):
+        store(tmp_path).extract([*sources(tmp_path), broken])
+
+
+@pytest.mark.parametrize(("fate", "words"), [("overwritten", "has changed"), ("moved away", "cannot be read any more")])
+def test_another_image_in_the_place_of_one_is_not_learnt(tmp_path: Path, fate: str, words: str) -> None:
+    """Rule: features are kept under a digest only if the file still has that content; what to do is said."""
+    items = sources(tmp_path)
+    if fate == "overwritten":
+        items[1].path.write_bytes(items[0].path.read_bytes())
+    else:
+        items[1].path.unlink()
+    with pytest.raises(ImageFileError, match=rf"1\.png: the image {words}.*--base-data") as caught:
+        store(tmp_path).extract(items)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "features").rglob(f"{items[1].digest}*"))
 
 
 def test_progress_reaches_the_end(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import itertools
 import os
@@ -100,6 +101,22 @@ def test_with_time_enough_every_part_judges_and_is_known_to_what_is_deployed(
     assert list((cache / "tuning").iterdir()) == []
 
 
+@needs_torch
+@pytest.mark.timeout(600)
+def test_what_can_fail_fails_before_the_bundle_is_replaced(data: Path, cache: Path, tmp_path: Path) -> None:
+    """Rule: a cache that takes no list of images ends a training with the older model in its place."""
+    own = tmp_path / "cache"
+    own.mkdir()
+    for name in ("features", "facts"):
+        (cache / name).mkdir(exist_ok=True)
+        (own / name).symlink_to(cache / name)
+    (own / "sets").write_text("not a folder")
+    (tmp_path / "full.lward").write_bytes(b"older")
+    with pytest.raises(OSError, match="sets"):
+        trained_full(data, tmp_path, own, tuning_s=0.0)
+    assert (tmp_path / "full.lward").read_bytes() == b"older"
+
+
 @pytest.mark.parametrize(
     ("seconds", "epochs", "networks"),
     [(0.0, 2, 1), (100.0, 5, 1), (379.0, 8, 1), (380.0, 5, 3), (10_000.0, 8, 3)],
@@ -171,7 +188,8 @@ def test_the_tail_is_the_backbone(tmp_path: Path, render: Callable[..., np.ndarr
     path = tmp_path / "part.png"
     cv2.imwrite(str(path), image)
     backbone = EfficientNetLite0()
-    maps = early_maps(backbone, spec, [Source(path, "0" * 64)], None, ["none"], 1, lambda _done, _total: None)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    maps = early_maps(backbone, spec, [Source(path, digest)], None, ["none"], 1, lambda _done, _total: None)
     found = tail.features(tail.start(backbone.tensors, device="cpu"), maps[0], [0], device="cpu")
     graph = Graph()
     tensors = append_features(graph, backbone, spec)

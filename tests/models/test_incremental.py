@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from lineward.models.bundle import load_bundle, load_manifest
 from lineward.models.dataset import DatasetError, read_dataset
 from lineward.models.evaluate import evaluate
+from lineward.models.finetune import train_full
 from lineward.models.fit import Crossfit
 from lineward.models.incremental import compare_with_parent
 from lineward.models.quick import train_quick
@@ -81,6 +84,59 @@ def test_worse_on_the_old_parts_is_not_promotable(base: tuple[TrainReport, Path,
     assert not marked.promotable
     assert "escapes on the old parts rose" in marked.not_promotable
     assert "n=50 good, 16 defective" in marked.not_promotable
+
+
+@pytest.mark.parametrize(("of_each_part", "promotable"), [(2, True), (1, False)])
+def test_missed_pictures_count_by_their_parts(
+    base: tuple[TrainReport, Path, Path], of_each_part: int, *, promotable: bool
+) -> None:
+    """Rule: 4 of 16 defects not found are too many for chance if each is of another part, not if they are two parts."""
+    report, data, _ = base
+    dataset = read_dataset(data)
+    labels = dataset.labels
+    groups = np.arange(len(labels)) // of_each_part
+    probabilities = np.where(labels, 0.8 + groups / 1000, 0.2)
+    probabilities[np.flatnonzero(labels)[:4]] = 0.1
+    decisions = tuple(Decision.REVIEW if label else Decision.PASS for label in labels)
+    parent = load_bundle(report.model)
+    found_all = parent.manifest.holdout.model_copy(update={"detection_at_2pct_fr": 1.0})
+    parent = replace(parent, manifest=parent.manifest.model_copy(update={"holdout": found_all}))
+    said = Crossfit(probabilities, np.zeros(len(labels)), decisions)
+    marked = compare_with_parent(report.manifest, parent, dataset, said, groups)
+    assert marked.promotable == promotable, marked.not_promotable
+    assert ("detection at 2 % false rejects" in marked.not_promotable) != promotable
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch (extra train) is missing")
+@pytest.mark.parametrize("fate", ["moved away", "overwritten"])
+def test_the_full_tier_asks_for_all_images_before_it_works(
+    base: tuple[TrainReport, Path, Path], make_parts: Callable[..., Path], tmp_path: Path, fate: str
+) -> None:
+    """Rule: images of the base that are gone, or others by now, are named with what to do; no minute is lost."""
+    report, data, cache = base
+    new = make_parts(tmp_path / "new", good=4, defects={"scratch": 6}, first=7500)
+    image = sorted((data / "good").iterdir())[3]
+    content = image.read_bytes()
+    stages = set()
+    try:
+        if fate == "overwritten":
+            image.write_bytes(min((new / "good").iterdir()).read_bytes())
+        else:
+            image.unlink()
+        with pytest.raises(DatasetError, match="1 of 76 images are not there any more or have changed") as caught:
+            train_full(
+                new,
+                tmp_path / "m.lward",
+                product="p",
+                cache_dir=cache,
+                base=report.model,
+                progress=lambda stage, _done, _total: stages.add(stage),
+            )
+    finally:
+        image.write_bytes(content)
+    assert image.name in str(caught.value)
+    assert "--base-data" in str(caught.value)
+    assert stages == {"read"}
 
 
 def test_good_parts_alone(make_parts: Callable[..., Path], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from lineward.drivers.simulated import write_dataset
 from lineward.drivers.simulation.scene import Renderer
 from lineward.models.bundle import BundleError, load_manifest
 from lineward.models.dataset import DatasetError
+from lineward.models.duplicates import GUESSED, UNKNOWN
 from lineward.models.quick import train_quick
 from lineward.models.session import Session
 from lineward.models.verdict import Decision
@@ -112,7 +113,9 @@ def test_few_images_without_groups_or_types(make_parts: Callable[..., Path], cac
     assert report.manifest.defect_types == ()
     assert not report.manifest.data.groups_known
     assert not report.manifest.risk.supported
-    assert any("groups.csv" in warning for warning in report.warnings)
+    assert any("no groups.csv" in warning for warning in report.warnings)
+    assert len({GUESSED, UNKNOWN} & set(report.warnings)) == 1
+    assert set(report.manifest.data.warnings) <= set(report.warnings)
     assert report.manifest.holdout.escape_rate.high > 0.3
 
 
@@ -130,6 +133,35 @@ def test_too_little_is_refused_and_nothing_is_written(
     assert "\n" not in str(caught.value)
     assert out.read_bytes() == b"older"
     assert [path.name for path in out.parent.iterdir()] == ["m.lward"]
+
+
+def test_batches_that_cannot_be_divided_are_refused(
+    make_parts: Callable[..., Path], cache: Path, tmp_path: Path
+) -> None:
+    """Rule: when one fold holds all defects whatever the seed, one line says so, and what to do."""
+    folder = make_parts(tmp_path / "data", good=39, defects={"spot": 8}, first=3000, groups=False)
+    names = [f"good/{path.name}" for path in sorted((folder / "good").iterdir())]
+    names += [f"defect/spot/{path.name}" for path in sorted((folder / "defect" / "spot").iterdir())]
+    batches = "a" * 19 + "b" * 10 + "c" * 7 + "d" * 3 + "b" * 6 + "c" * 2
+    rows = [f"{name},{batch}" for name, batch in zip(names, batches, strict=True)]
+    (folder / "groups.csv").write_text("\n".join(["file,group", *rows]))
+    with pytest.raises(DatasetError, match="too few different parts or batches with defects"):
+        train_quick(folder, tmp_path / "m.lward", product="p", cache_dir=cache, height=96, width=96)
+
+
+def test_what_can_fail_fails_before_the_bundle_is_replaced(data: Path, cache: Path, tmp_path: Path) -> None:
+    """Rule: a cache that takes no list of images ends a training with the older model in its place."""
+    own = tmp_path / "cache"
+    own.mkdir()
+    for name in ("features", "facts"):
+        (cache / name).mkdir(exist_ok=True)
+        (own / name).symlink_to(cache / name)
+    (own / "sets").write_text("not a folder")
+    out = tmp_path / "m.lward"
+    out.write_bytes(b"older")
+    with pytest.raises(OSError, match="sets"):
+        train_quick(data, out, product="p", cache_dir=own, height=96, width=96)
+    assert out.read_bytes() == b"older"
 
 
 def test_unwritable_place(data: Path, cache: Path, tmp_path: Path) -> None:

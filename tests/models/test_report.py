@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -13,6 +14,7 @@ import pytest
 
 from lineward.models.bundle import BundleError
 from lineward.models.evaluate import evaluate
+from lineward.models.records import Rate
 from lineward.models.report import judge_folder, page, write_report
 from lineward.models.verdict import Decision
 
@@ -45,6 +47,27 @@ def test_the_page_says_what_evaluate_says(session: Session, fresh: Path) -> None
     assert f"<td>{plain.auroc:.3f}</td>" in text
     assert f"<td>{plain.escape_rate.value:.1%}</td>" in text
     assert len(judged.verdicts) == len(judged.dataset.items) == 40
+
+
+def test_intervals_of_the_page_are_for_parts(session: Session, fresh: Path) -> None:
+    """Rule: the table by type shows the rates of the evaluation itself, and no caption says that images count."""
+    judged = judge_folder(session, fresh)
+    shown = {"scratch": Rate(value=0.123, low=0.045, high=0.678, n=8), "spot": Rate(value=0.2, low=0.1, high=0.9, n=8)}
+    text = page(replace(judged, metrics=judged.metrics.model_copy(update={"missed_by_type": shown})))
+    by_type = re.findall(r"<tr><td>(scratch|spot)</td>(.*?)</tr>", text)
+    assert len(by_type) == 2
+    for kind, row in by_type:
+        assert f"<td>{shown[kind].value:.1%}</td><td>{shown[kind].low:.1%} to {shown[kind].high:.1%}</td>" in row
+    assert "Intervals count images" not in text
+    assert "intervals are for other parts" in text
+
+    one_part = replace(judged.dataset, items=tuple(replace(item, group="one") for item in judged.dataset.items))
+    rows = [
+        re.findall(r"<tr><td>(?:review|defects).*?</tr>", page(replace(judged, dataset=dataset)))
+        for dataset in (judged.dataset, one_part)
+    ]
+    assert len(rows[0]) == 2
+    assert all(wide != narrow for narrow, wide in zip(*rows, strict=True))
 
 
 def test_the_page_needs_nothing_else(session: Session, fresh: Path) -> None:
