@@ -174,12 +174,14 @@ class Commands:
                 ids = [command.part_id] if command.part_id is not None else command.part_ids or []
                 withdrawn = self._book.withdraw() if not ids else []
                 try:
-                    self._book.announce(str(command.id), ids)
+                    passed_by = self._book.announce(str(command.id), ids, for_frames=self._trigger != Trigger.SOFTWARE)
                 except TooManyError as error:
                     raise Refused("queue_full", str(error)) from error
                 accept()
                 for part in withdrawn:
                     self._answers.undecided(part, Reason.NO_IMAGE)
+                for part in passed_by:
+                    self._answers.undecided(part, Reason.CAMERA_LOST)
 
     def _throttle(self) -> None:
         """Take one token; they come back at `RATE_HZ`, `BURST` at most."""

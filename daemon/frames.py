@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING
 
+from lineward.daemon.lost_frames import LostFrames
 from lineward.daemon.retry import Outage, delay_s
 from lineward.daemon.states import Event, State
 from lineward.daemon.triggers import Part, Reason
@@ -29,7 +30,7 @@ from lineward.drivers.lifecycle import Link, Step, follow
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from lineward.daemon.answers import Answers
     from lineward.daemon.health import Alarms, Health
@@ -47,9 +48,6 @@ GRAB_S = 0.1
 LONGEST_BACKOFF_S = 1.0
 """A line that stands still because of a plug must not wait for us once the plug is in again."""
 
-RECOVERED_S = 10.0
-"""After so long without a lost frame the connection counts as sound again."""
-
 LOOK_EVERY_S = 5.0
 
 MOST_NAMED = 1000
@@ -57,15 +55,6 @@ MOST_NAMED = 1000
 
 _ANSWER_FOR = {Cause.INCOMPLETE: Reason.INCOMPLETE, Cause.OVERRUN: Reason.QUEUE_FULL}
 """What a missing frame is answered with; any other cause is `no_image`."""
-
-_REMEDY = {
-    Cause.CAMERA_GAP: "the camera itself left frames out: lower its frame rate or check the link's bandwidth",
-    Cause.INCOMPLETE: "data was lost on the way: check cable, switch, MTU and receive buffers",
-    Cause.UNDERRUN: "the producer had no free buffer: the machine is too busy or the frame rate too high",
-    Cause.OVERRUN: "inspection is slower than the camera: lower the frame rate or take a faster model",
-    Cause.TRIGGER_MISSED: "a trigger gave no frame: triggers come faster than exposure and readout allow",
-    Cause.LOST_WITH_PROCESS: "the camera process died with them",
-}
 
 
 class FrameSource:
@@ -122,8 +111,7 @@ class FrameSource:
         self._attempt = 0
         self._error = CameraError("not opened yet")
         self._applied: Mapping[str, Setting] = {}
-        self._lost_frames: Counter[Cause] = Counter()  # of the present spell of losses
-        self._lost_at = 0.0
+        self._losses = LostFrames(health, alarms)
         self._looked_at = self._frame_at = 0.0
         self._waiting: deque[Part] = deque()
         """Parts whose frames came and that are not judged yet, the oldest first."""
@@ -141,6 +129,7 @@ class FrameSource:
         self._go(Step.OPEN)
         try:
             info = self._camera.open()
+            self._losses.opened()
             self._applied = self._camera.configure(self._settings)
         except CameraError as error:
             if isinstance(error, CameraSettingError) and self.info is None:
@@ -190,13 +179,10 @@ class FrameSource:
                 if self.link not in {Link.STREAMING, Link.DEGRADED}:
                     self._back_off()
                 continue
-            if self._is_too_large():
-                self._let_go()
-                continue
             try:
-                if self._triggered:
-                    yield from self._next_triggered()
-                elif (yield from self._next_frame()):
+                if self._is_too_large():
+                    yield from self._replace_process()
+                elif (yield from self._next_triggered() if self._triggered else self._next_frame()):
                     return
             except CameraError as error:
                 self._fail(error)
@@ -205,7 +191,11 @@ class FrameSource:
         """Look once for a frame that came by itself; return whether it was the end of a replay."""
         switch = self._book.wanted_switch()
         if switch is not None:
-            yield from self._frames_before(switch)
+            try:
+                yield from self._frames_before(switch)
+            except CameraError as error:
+                switch.done("camera_lost", str(error))
+                raise
             self._change_over(switch)
         ended = self._gather(GRAB_S) is NoFrameReason.END
         yield from self._judge_one()
@@ -229,12 +219,17 @@ class FrameSource:
             if isinstance(got, Frame):
                 self._take_in(got)
                 continue
+            if got.reason is NoFrameReason.INCOMPLETE:
+                self._take_in_pieces(got)
+                timeout_s = 0.0
+                continue
             if got.reason is NoFrameReason.BROKEN_FILE:
-                self._health.missing[Cause.BROKEN_FILE] += 1
-                log.warning("skipped: %s", got.detail)
+                self._losses.broken_file(got.detail)
             elif got.reason is not NoFrameReason.END and not self._waiting:
-                self._alive()  # an incomplete frame is counted with the next whole one
+                self._alive()
             return got.reason
+        if not self._waiting:
+            self._alive()
         return None
 
     def _judge_one(self) -> Iterator[Part]:
@@ -249,37 +244,57 @@ class FrameSource:
 
     def _take_in(self, frame: Frame) -> None:
         """Answer the frames that are missing before this one, then let this one's part wait; the oldest makes room."""
-        self._count(frame.missing)
-        lost = [cause for cause, n in frame.missing.items() if cause is not Cause.BROKEN_FILE for _ in range(n)]
-        if self._book.realtime:
-            for place, cause in enumerate(lost[:MOST_NAMED]):
-                frame_id = frame.frame_id - len(lost) + place
-                missed = self._book.missed(frame_id if frame_id >= 0 else None)
-                self._answers.undecided(missed, _ANSWER_FOR.get(cause, Reason.NO_IMAGE))
+        lost = self._losses.before(frame)
+        self._show_spell()
+        self._answer_lost(lost, frame.frame_id - len(lost))
         self._waiting.append(self._book.from_frame(frame))
         if len(self._waiting) > MAX_WAITING:
             oldest = self._waiting.popleft()
             self._answers.undecided(oldest, Reason.QUEUE_FULL)
-            self._count({Cause.OVERRUN: 1})
+            self._losses.given_up()
+            self._show_spell()
             assert oldest.frame is not None
             self._camera.release(oldest.frame)
 
-    def _next_triggered(self) -> Iterator[Part]:
-        """Wait a little for a trigger, expose, and yield the part with its frame."""
+    def _take_in_pieces(self, got: NoFrame) -> None:
+        """Answer the part whose frame is incomplete at once: the next whole one may come long after the deadline."""
+        frame_id = self._losses.incomplete(got.detail)
+        self._show_spell()
+        if self._book.realtime:
+            self._answers.undecided(self._book.missed(frame_id), Reason.INCOMPLETE)
+
+    def _answer_lost(self, lost: Sequence[Cause], first_id: int | None, stopped: Reason = Reason.CAMERA_LOST) -> None:
+        """Answer the parts whose frames are missing; each uses up the id that was announced for it."""
+        if not self._book.realtime or self._triggered:
+            return  # nobody waits for an answer, or the part that was asked for gets one by its own number
+        for place, cause in enumerate(lost[:MOST_NAMED]):
+            frame_id = None if first_id is None or first_id + place < 0 else first_id + place
+            reason = stopped if cause is Cause.STOPPED else _ANSWER_FOR.get(cause, Reason.NO_IMAGE)
+            self._answers.undecided(self._book.missed(frame_id), reason)
+
+    def _answer_rest(self, stopped: Reason) -> None:
+        """Count and answer what was lost after the last frame of a stream that has ended."""
+        self._answer_lost(self._losses.after_all(self._camera.health().missing), None, stopped)
+
+    def _next_triggered(self) -> Generator[Part, None, bool]:
+        """Wait a little for a trigger, expose, and yield the part with its frame; return whether a replay has ended."""
         item = self._book.next(GRAB_S)
         if item is None:
-            self._camera.grab(0.0)  # nothing was asked for, but a camera that went away says so here
+            got = self._camera.grab(0.0)  # nothing was asked for, but a camera that went away says so here
             self._alive()
-        elif isinstance(item, Part):
-            frame = self._expose(item)
-            if frame is not None:
-                self._count(frame.missing)
-                yield self._book.imaged(item, frame)
-        else:
+            return isinstance(got, NoFrame) and got.reason is NoFrameReason.END
+        if not isinstance(item, Part):
             self._change_over(item)
+            return False
+        exposed = self._expose(item)
+        if isinstance(exposed, Frame):
+            self._losses.before(exposed)
+            self._show_spell()
+            yield self._book.imaged(item, exposed)
+        return exposed is NoFrameReason.END
 
-    def _expose(self, part: Part) -> Frame | None:
-        """Take the picture of one part; None when it has its answer without one."""
+    def _expose(self, part: Part) -> Frame | NoFrameReason | None:
+        """Take the picture of one part; when there is none the part has its answer, and the camera's reason is told."""
         recipe = part.recipe
         if recipe is None or dict(recipe.settings) != dict(self._settings):
             self._answers.undecided(part, Reason.WRONG_PRODUCT)  # the camera is set up for the next product already
@@ -288,11 +303,12 @@ class FrameSource:
             number = self._camera.trigger()
             while part.seq is None:
                 got = self._camera.grab(GRAB_S)
-                if isinstance(got, Frame) and got.trigger_id == number:
-                    return got
-                if not isinstance(got, Frame) and got.reason is NoFrameReason.INCOMPLETE:
-                    self._answers.undecided(part, Reason.INCOMPLETE)  # counted with the next whole frame
-                    return None
+                if isinstance(got, Frame):
+                    if got.trigger_id == number:
+                        return got
+                elif got.reason is not NoFrameReason.TIMEOUT:
+                    self._answer_without(part, got)
+                    return got.reason
                 self._alive()
                 if self._stop.is_set():
                     return None
@@ -303,21 +319,47 @@ class FrameSource:
             raise
         return None
 
+    def _answer_without(self, part: Part, got: NoFrame) -> None:
+        """Answer a part whose frame came in pieces, whose file is broken, or that comes after the last file."""
+        reason = Reason.NO_IMAGE
+        if got.reason is NoFrameReason.INCOMPLETE:
+            reason = Reason.INCOMPLETE
+            self._losses.incomplete(got.detail)
+            self._show_spell()
+        elif got.reason is NoFrameReason.BROKEN_FILE:
+            self._losses.broken_file(got.detail)
+        self._answers.undecided(part, reason)
+
     def _frames_before(self, switch: Switch) -> Iterator[Part]:
         """Yield the parts whose frames came before a change of recipe was asked for: the old recipe judges them."""
         if dict(switch.recipe.settings) == dict(self._settings) or not self._book.realtime:
             return  # nothing is thrown away, and the book knows by the time of a frame which recipe it belongs to
+        yield from self._use_up(Reason.WRONG_PRODUCT)
+
+    def _use_up(self, flushed: Reason) -> Iterator[Part]:
+        """Yield the parts whose frames are here, and answer those whose frames the camera still holds."""
         self._gather(0.0)
         while self._waiting:
             yield from self._judge_one()
         for _ in range(self._camera.flush()):
-            self._answers.undecided(self._book.missed(None), Reason.WRONG_PRODUCT)
+            self._answers.undecided(self._book.missed(None), flushed)
+
+    def _replace_process(self) -> Iterator[Part]:
+        """Let go of the camera between two parts. Nobody can know which announced parts pass by meanwhile."""
+        if self._triggered or not self._book.realtime:
+            self._let_go()  # triggers wait for the next process, and so do files
+            return
+        yield from self._use_up(Reason.CAMERA_LOST)
+        self._let_go()
+        for part in self._book.camera_went():
+            self._answers.undecided(part, Reason.CAMERA_LOST)
 
     def _change_over(self, switch: Switch) -> None:
         """Put another recipe in force; when the camera refuses its settings the old one stays."""
         if dict(switch.recipe.settings) != dict(self._settings):
             try:
                 self._camera.stop()
+                self._answer_rest(Reason.WRONG_PRODUCT)
                 self._applied = self._camera.configure(switch.recipe.settings)
                 self._camera.start()
             except CameraSettingError as error:
@@ -340,6 +382,7 @@ class FrameSource:
 
     def _let_go(self) -> None:
         self._camera.stop()
+        self._answer_rest(Reason.CAMERA_LOST)
         self._camera.close()
         self._go(Step.CLOSE)
 
@@ -355,6 +398,8 @@ class FrameSource:
         self._alarms.set("camera", f"camera: {error}", logged=True)
         if self._states.status.state is not State.PREOPERATIONAL:  # while the model loads, that is the reason
             self._states.handle(Event.FAULT, "camera_lost")
+        self._camera.stop()
+        self._answer_rest(Reason.CAMERA_LOST)
         for part in self._book.camera_went():
             self._answers.undecided(part, Reason.CAMERA_LOST)
         self._camera.close()
@@ -366,7 +411,9 @@ class FrameSource:
         until = time.monotonic() + min(LONGEST_BACKOFF_S, delay_s(self._error, self._attempt))
         while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
             switch = self._book.wanted_switch()
-            if switch is not None:
+            if switch is not None and dict(switch.recipe.settings) == dict(self._settings):
+                self._change_over(switch)  # a promotion, say: the camera's part stays as it is
+            elif switch is not None:
                 switch.done("camera_lost", "there is no camera to try its settings on")
             self._stop.wait(min(left, 0.2))
             self._alive()
@@ -374,7 +421,7 @@ class FrameSource:
     def _watch_silence(self, got: Frame | NoFrame) -> None:
         """Raise when a camera that runs freely has sent nothing for too long; a triggered one may be silent."""
         now = time.monotonic()
-        if isinstance(got, Frame) or not self._free_run:
+        if isinstance(got, Frame) or got.reason is NoFrameReason.INCOMPLETE or not self._free_run:
             self._frame_at = now
         elif now - self._frame_at > self._silent_s:
             raise CameraLostError(f"sent no frame for {self._silent_s:g} s although it runs freely; opened anew")
@@ -393,22 +440,9 @@ class FrameSource:
         self._health.camera_recycles += 1
         return True
 
-    def _count(self, missing: Mapping[Cause, int]) -> None:
-        """Count lost frames by cause; one warning when losses begin, one line when they are over."""
-        now = time.monotonic()
-        lost = {cause: n for cause, n in missing.items() if cause is not Cause.BROKEN_FILE}  # those were named already
-        if lost:
-            self._lost_at = now
-            self._lost_frames.update(lost)
-            self._health.missing.update(lost)
-            if self.link is Link.STREAMING:
-                text = "; ".join(f"{n} by {cause}: {_REMEDY.get(cause, '')}" for cause, n in lost.items())
-                log.warning("frames were not inspected, %s (all are counted in stats)", text)
-                self._alarms.set("frames", f"frames are lost, {text}", severity="warning", logged=True)
+    def _show_spell(self) -> None:
+        """Let the state of the connection say whether frames are being lost."""
+        if self._losses.lasting:
             self._go(Step.LOSE_FRAMES)
-        elif self.link is Link.DEGRADED and now - self._lost_at > RECOVERED_S:
-            text = ", ".join(f"{n} by {cause}" for cause, n in self._lost_frames.items())
-            log.info("no frame was lost for %.0f s; the spell cost %s", RECOVERED_S, text)
-            self._lost_frames.clear()
-            self._alarms.set("frames", "", logged=True)
+        elif self.link is Link.DEGRADED:
             self._go(Step.RECOVER)

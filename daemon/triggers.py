@@ -178,8 +178,12 @@ class TriggerBook:
             return Reason.QUEUE_FULL
         return None
 
-    def announce(self, trigger_id: str, part_ids: Iterable[str]) -> int:
-        """Take the ids of the next parts, in order; none clears those that wait. Returns how many wait now.
+    def announce(self, trigger_id: str, part_ids: Iterable[str], *, for_frames: bool = True) -> list[Part]:
+        """Take the ids of the next parts, in order; return the parts that are to be answered at once as `camera_lost`.
+
+        ``for_frames``: the next frames use them up. While there is no camera these parts pass by without a frame, and
+        an id that waited would be given to the frame of a later part. A software trigger takes its id along in any
+        case.
 
         Raises
         ------
@@ -193,7 +197,7 @@ class TriggerBook:
             for part_id in wanted:
                 number = self._note(trigger_id, part_id, "part", None)
                 self._announced.append(Announced(number, trigger_id, part_id))
-            return len(self._announced)
+            return [] if self.camera_up or not for_frames else self.withdraw()
 
     def withdraw(self) -> list[Part]:
         """Take back every id that waits for a frame, as parts that will not be inspected."""

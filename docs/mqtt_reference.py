@@ -183,7 +183,7 @@ CAUSES = {
     Cause.OVERRUN: "Inspection was slower than the camera; the oldest waiting frame was given up.",
     Cause.BROKEN_FILE: "A file of a replay could not be read.",
     Cause.TRIGGER_MISSED: "A trigger was given and no frame came.",
-    Cause.LOST_WITH_PROCESS: "Frames waited in a camera process that died.",
+    Cause.STOPPED: "Frames waited when the camera was stopped: for a change of recipe or for a new camera process.",
 }
 
 STATS = {
@@ -218,7 +218,8 @@ COMMANDS = {
             "for triggers without an id; or one as `part_id`. They are added to those that wait. A frame that is known "
             "to be missing uses up the id of its part. An empty list takes back those that wait. When the camera is "
             "lost, every id that waits is answered `undecided`, reason `camera_lost`: nobody can know which of them "
-            "passed by."
+            "passed by. While there is no camera, from the start of the service on, ids for frames are answered so at "
+            "once: their parts pass by without a picture, and no later part gets their ids."
         ),
     ),
     "recipe": (

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineward.drivers.camera import CameraNotFoundError
+from lineward.extras import how_to_add
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 INSTALL = "sudo apt-get install gir1.2-aravis-0.8 python3-gi"
+PACKAGE = "'pygobject<3.52'"
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 SYSTEM_FOLDERS = (
     Path("/usr/lib/python3/dist-packages"),  # Debian, Ubuntu
@@ -60,8 +62,7 @@ def _bindings(folders: Sequence[Path]) -> Any:
         built = ", ".join(sorted(file.name for package in there for file in package.glob("_gi.*")))
         raise CameraNotFoundError(
             f"driver aravis: PyGObject in {there[0]} is built for another Python ({built}) than this one ({_VERSION}); "
-            "run Lineward with the system's python3, or install PyGObject into its environment: "
-            "pip install 'pygobject<3.52'"
+            f"run Lineward with the system's python3, or add it: {how_to_add(PACKAGE)}"
         )
     raise CameraNotFoundError(f"driver aravis: PyGObject is not installed: {INSTALL}")
 

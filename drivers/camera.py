@@ -33,7 +33,7 @@ class Cause(StrEnum):
     OVERRUN = "overrun"  # inspection was slower than the camera; the oldest waiting frame was given up
     BROKEN_FILE = "broken_file"  # a file of the replay folder could not be read
     TRIGGER_MISSED = "trigger_missed"  # a trigger was given and no frame came
-    LOST_WITH_PROCESS = "lost_with_process"  # frames waiting in a camera process that died
+    STOPPED = "stopped"  # frames that waited when the camera was stopped
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,11 @@ _NOACCESS = gentl.DEVICE_ACCESS_STATUS_LIST.DEVICE_ACCESS_STATUS_NOACCESS
 
 def discover(producers: Sequence[str] = ()) -> list[CameraInfo]:
     """List the cameras that the producers see; cameras that are open in this process stay open."""
-    return [describe(producer, device) for producer in load(producers) for device in producer.devices()]
+    loaded, trouble = load(producers)
+    found = [describe(producer, device) for producer in loaded for device in producer.devices()]
+    if trouble and not found:
+        raise CameraNotFoundError(f"no camera is seen; {trouble}")
+    return found
 
 
 class GenicamCamera:
@@ -125,7 +129,8 @@ class GenicamCamera:
 
     def _choose(self) -> tuple[Producer, Any, CameraInfo]:
         with progress.phase("searching for cameras", silent_s=SEARCH_S, still_s=3 * SEARCH_S):
-            there = [(p, device, describe(p, device)) for p in load(self._producers) for device in p.devices()]
+            loaded, trouble = load(self._producers)
+            there = [(p, device, describe(p, device)) for p in loaded for device in p.devices()]
         fitting = [
             found
             for found in there
@@ -137,10 +142,19 @@ class GenicamCamera:
             ", ".join(f"{i.vendor} {i.name} serial {i.serial!r} user id {i.user_id!r}" for _, _, i in there) or "none"
         )
         if fitting:
-            raise CameraNotFoundError(f"several cameras fit; name one by [camera] serial. Seen: {seen}")
+            raise CameraNotFoundError(self._ambiguous([info for _, _, info in fitting], seen))
         raise CameraNotFoundError(
             f"no {self._wanted()} answers; check its power and cable, or correct [camera]. Seen: {seen}"
+            + (f"; {trouble}" if trouble else "")
         )
+
+    def _ambiguous(self, fitting: Sequence[CameraInfo], seen: str) -> str:
+        producers = sorted({info.producer for info in fitting})
+        if len(producers) == len(fitting) and len({(info.serial, info.user_id) for info in fitting}) == 1:
+            return (
+                f"{self._wanted()} is seen by several producers: {', '.join(producers)}; name one in [camera] producers"
+            )
+        return f"several cameras fit; name one by [camera] serial. Seen: {seen}"
 
     def configure(self, settings: Mapping[str, Setting]) -> Mapping[str, Setting]:
         """Write the settings in their order, then the trigger mode, and read each back."""

@@ -63,7 +63,12 @@ def find_producers(producers: Sequence[str]) -> list[Path]:
     """
     if not producers:
         folders = [Path(part) for part in os.environ.get("GENICAM_GENTL64_PATH", "").split(os.pathsep) if part]
-        found = sorted(file for folder in folders for file in folder.glob("*.cti"))
+        if not folders:
+            raise CameraNotFoundError(
+                "no GenTL producer: GENICAM_GENTL64_PATH is not set here; a service does not see your shell's "
+                "variables: name the file in [camera] producers"
+            )
+        found = sorted({file.resolve() for folder in folders for file in folder.glob("*.cti")})
         if not found:
             raise CameraNotFoundError(
                 "no GenTL producer: GENICAM_GENTL64_PATH names no folder with .cti files; install the camera vendor's "
@@ -76,7 +81,7 @@ def find_producers(producers: Sequence[str]) -> list[Path]:
         if not file.is_file():
             raise CameraNotFoundError(f"GenTL producer {file}: there is no such file; correct [camera] producers")
         files.append(file.resolve())
-    return files
+    return list(dict.fromkeys(files))
 
 
 def _viky() -> Path:
@@ -116,9 +121,21 @@ class Producer:
         return list(self.harvester.device_info_list)
 
 
-def load(producers: Sequence[str]) -> list[Producer]:
-    """Load each configured producer, once per process."""
-    return [Producer.load(file) for file in find_producers(producers)]
+def load(producers: Sequence[str]) -> tuple[list[Producer], str]:
+    """Load each producer, once per process; also return what is wrong with those that were left out.
+
+    A configured producer must load. One that only lies in a folder of the environment is left out: another camera's
+    producer that is damaged, or built for another machine, must not hide this camera.
+    """
+    loaded, troubles = [], []
+    for file in find_producers(producers):
+        try:
+            loaded.append(Producer.load(file))
+        except CameraNotFoundError as error:
+            if producers:
+                raise
+            troubles.append(str(error))
+    return loaded, "; ".join(troubles)
 
 
 def describe(producer: Producer, device: Any) -> CameraInfo:

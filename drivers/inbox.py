@@ -32,8 +32,7 @@ class Inbox:
     def __init__(self, release: Callable[[int, int], None]) -> None:
         self._release = release
         self._rings: dict[int, Ring] = {}
-        self._frames: deque[tuple[Place, Frame]] = deque()
-        self._notices: deque[NoFrame] = deque()
+        self._queue: deque[tuple[Place, Frame] | NoFrame] = deque()  # in the order in which they were announced
         self._held: list[tuple[Place, Frame]] = []
         self._given_up: Counter[Cause] = Counter()  # lost since the last delivered frame
         self.lost: Counter[Cause] = Counter()
@@ -48,9 +47,11 @@ class Inbox:
     def put(self, place: Place, shape: tuple[int, ...], fields: tuple[Any, ...], *, bounded: bool) -> None:
         """Take a frame as it was announced; ``bounded`` unless it is a replay's, which waits for room."""
         slot, generation = place
-        self._frames.append((place, Frame(self._rings[generation].view(slot, shape), *fields)))
-        while bounded and len(self._frames) > MAX_WAITING:
-            oldest, frame = self._frames.popleft()
+        self._queue.append((place, Frame(self._rings[generation].view(slot, shape), *fields)))
+        frames = [item for item in self._queue if not isinstance(item, NoFrame)]
+        if bounded and len(frames) > MAX_WAITING:
+            oldest, frame = frames[0]
+            self._queue.remove(frames[0])
             self._given_up.update(frame.missing)
             self.lose(Cause.OVERRUN)
             self._release(*oldest)
@@ -61,14 +62,17 @@ class Inbox:
         self._given_up[cause] += 1
 
     def note(self, notice: NoFrame) -> None:
-        """Take the news that a frame will not come; it is told after the frames that came before."""
-        self._notices.append(notice)
+        """Take the news that a frame will not come; it is told after the frames before it and before those after."""
+        self._queue.append(notice)
 
     def take(self) -> Frame | NoFrame | None:
         """Return the oldest frame, which the caller holds from now on, or a notice, or None."""
-        if not self._frames:
-            return self._notices.popleft() if self._notices else None
-        place, frame = self._frames.popleft()
+        if not self._queue:
+            return None
+        item = self._queue.popleft()
+        if isinstance(item, NoFrame):
+            return item
+        place, frame = item
         if self._given_up:
             self._given_up.update(frame.missing)
             frame = replace(frame, missing=dict(self._given_up))
@@ -91,14 +95,18 @@ class Inbox:
 
     def forget(self) -> int:
         """Drop all that waits and return how many frames that were; what was lost before them is told all the same."""
-        count = len(self._frames)
-        while self._frames:
-            place, frame = self._frames.popleft()
+        frames = [item for item in self._queue if not isinstance(item, NoFrame)]
+        self._queue.clear()
+        for place, frame in frames:
             self._given_up.update(frame.missing)
             self._release(*place)
-        self._notices.clear()
         self.release_held()
-        return count
+        return len(frames)
+
+    def stop(self) -> None:
+        """Drop all that waits, each frame of it as one that was lost; no frame will tell it, only `lost` does."""
+        self.lost[Cause.STOPPED] += self.forget()
+        self._given_up.clear()
 
     def close(self) -> None:
         """Drop all, the memory too, once nobody looks at it any more."""

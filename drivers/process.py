@@ -143,12 +143,19 @@ class CameraProcess:
         self._streaming, self._stopped = True, False
 
     def stop(self) -> None:
-        """Stop streaming; never raises."""
+        """Stop streaming; never raises. Frames that still wait here are counted as `Cause.STOPPED`.
+
+        From now on `health` knows every loss, also those after the last frame, which no other frame will tell.
+        """
         self._streaming, self._stopped = False, True
         if self._child is not None and not self._lost:
             with suppress(CameraError):
-                self._ask(LONGEST_ORDER_S, wire.STOP)
-        self._forget_frames()
+                self._health = self._ask(LONGEST_ORDER_S, wire.STOP)
+        self._outstanding = False
+        if self._is_replay():
+            self._forget_frames()
+        else:
+            self._inbox.stop()
 
     def trigger(self) -> int:
         """Start one exposure in software mode; at most one is outstanding, until its answer was grabbed or `flush`.
@@ -171,6 +178,7 @@ class CameraProcess:
         never delivered, and the next `trigger` is allowed. Takes at most 20 ms (the slice of a grab that the order
         may wait behind) and the driver's own time, a few register accesses; it never waits for the late frame.
         """
+        self._raise_if_lost()  # what waits came whole and is still delivered
         outstanding = self._outstanding
         waiting = self._forget_frames()
         count: int = self._ask(LONGEST_ORDER_S, wire.FLUSH)
@@ -288,6 +296,7 @@ class CameraProcess:
         if message[0] == wire.BEAT:
             _, steps, frames, missing, temperature = message
             self._vigil.beat(steps, now)
+            missing = dict(Counter(missing) | Counter(self._health.missing))  # a beat may be older than an answer
             self._health = CameraHealth(frames, missing, temperature)
             return
         self._vigil.moved(now)

@@ -243,6 +243,7 @@ class SimulatedCamera:
         self._forget_trigger()
         self._is_streaming = False
         self._rhythm = None
+        self._unreported.clear()  # no frame of another stream tells it; `health` does
 
     def close(self) -> None:
         """Let go of the camera; see `Camera.close`."""

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ class Worker:
         self._ring: Ring | None = None
         self._generation = 0
         self._free: list[int] = []
-        self._dropped = 0  # frames given up since the last one that went through
+        self._dropped: Counter[Cause] = Counter()  # lost since the last frame that went through
         self._overrun = 0
         self._looked_at = self._asked_at = 0.0
 
@@ -71,7 +72,7 @@ class Worker:
             if time.monotonic() - self._looked_at >= BEAT_S:
                 self._look_after_health()
             if self._idles() and time.monotonic() - self._asked_at >= ASK_S:
-                self._grab(0.0)  # a camera that went away between two triggers says so, not at the next part
+                self._grab(0.0)  # a camera that went away, or a replay that ended, says so before the next trigger
 
     def _ready_to_grab(self) -> bool:
         if not self._streaming or self._ended or (self._software and not self._outstanding):
@@ -80,7 +81,7 @@ class Worker:
         return bool(self._free) or self._ring is None or not self._is_replay()
 
     def _idles(self) -> bool:
-        return self._streaming and self._software and not self._outstanding and not self._is_replay()
+        return self._streaming and self._software and not self._outstanding and not self._ended
 
     def _is_replay(self) -> bool:
         return self._info is not None and not self._info.realtime
@@ -132,18 +133,20 @@ class Worker:
                 return dict(camera.configure(arguments[0]))
             case wire.START:
                 camera.start()
-                self._streaming, self._outstanding, self._ended, self._dropped = True, False, False, 0
+                self._streaming, self._outstanding, self._ended, self._dropped = True, False, False, Counter()
                 return None
             case wire.STOP:
                 self._streaming = False
                 camera.stop()
-                return None
+                self._look_after_health()
+                return self._beat.health
             case wire.TRIGGER:
                 trigger_id = camera.trigger()
                 self._outstanding = True
                 return trigger_id
             case wire.FLUSH:
                 self._outstanding = False
+                self._ended = False  # the news of a replay's end may be among what is thrown away
                 return camera.flush()
             case _:
                 raise CameraError(f"unknown command {name!r}")
@@ -162,6 +165,8 @@ class Worker:
             got = camera.grab(timeout_s)
         except CameraError as error:
             self._streaming = False
+            self._look_after_health()
+            self._beat.send()  # what was lost until now; no frame will tell it
             self._wire.send(wire.LOST, type(error).__name__, str(error))
             return
         if isinstance(got, Frame):
@@ -184,15 +189,14 @@ class Worker:
             self._replace_ring(image.nbytes)
         assert self._ring is not None
         if not self._free:
-            self._dropped += 1 + sum(frame.missing.values())
+            self._dropped.update(frame.missing)
+            self._dropped[Cause.OVERRUN] += 1
             self._overrun += 1
             return
         slot = self._free.pop()
         np.copyto(self._ring.view(slot, image.shape), image)
-        missing = dict(frame.missing)
-        if self._dropped:
-            missing[Cause.OVERRUN] = missing.get(Cause.OVERRUN, 0) + self._dropped
-            self._dropped = 0
+        missing = dict(self._dropped + Counter(frame.missing))
+        self._dropped.clear()
         self._wire.send(
             wire.FRAME,
             (slot, self._generation),

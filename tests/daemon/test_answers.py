@@ -95,7 +95,8 @@ class Station(RuleBasedStateMachine):
             for part in self.desk.book.withdraw():
                 self.note(self.desk.answers.undecided(part, Reason.NO_IMAGE))
         else:
-            self.desk.book.announce("announced", [f"P{self.frames}-{i}" for i in range(count)])
+            for part in self.desk.book.announce("announced", [f"P{self.frames}-{i}" for i in range(count)]):
+                self.note(self.desk.answers.undecided(part, Reason.CAMERA_LOST))
 
     @precondition(lambda self: self.in_hand is None)
     @rule()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.broker import wait_until
-from tests.daemon.desk import Desk, recipe
+from tests.daemon.desk import Desk, frame, recipe
 
 from lineward.daemon.changeover import Changeover
 from lineward.daemon.commands import BURST, LARGEST_BYTES, Commands, acknowledgement
@@ -19,7 +19,7 @@ from lineward.daemon.config import Config
 from lineward.daemon.control import ControlError, ControlSocket, change_over, send
 from lineward.daemon.plc_vendors import VENDORS
 from lineward.daemon.recipes import Recipes
-from lineward.daemon.triggers import MOST_ANNOUNCED, Part
+from lineward.daemon.triggers import MOST_ANNOUNCED, Part, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,6 +137,37 @@ def test_a_software_trigger_needs_a_camera_that_takes_it(tmp_path: Path, trigger
     with closing(Station(tmp_path, trigger)) as station:
         assert station.say("trigger", {"id": 1})["reason"] == "wrong_mode"
         assert station.say("part", {"id": 2, "part_id": "A"})["ok"] == 1
+
+
+@pytest.mark.parametrize("trigger", ["free_run", "hardware"])
+def test_ids_of_parts_that_pass_by_without_a_camera_name_no_later_part(tmp_path: Path, trigger: str) -> None:
+    """Rule: before the camera is up and while it is away an announced part is answered at once, and shifts no other."""
+    with closing(Station(tmp_path, trigger)) as station:
+        station.book.camera_up = False  # as before the first start
+        assert station.say("part", {"id": 1, "part_ids": ["P1", "P2"]}) == {"id": 1, "ok": 1, "reason": ""}
+        station.book.camera_up = True
+        station.say("part", {"id": 2, "part_id": "P3"})
+        assert station.book.from_frame(frame(1)).part_id == "P3"
+        station.say("part", {"id": 3, "part_id": "P4"})
+        for part in station.book.camera_went():
+            station.answers.undecided(part, Reason.CAMERA_LOST)
+        station.say("part", {"id": 4, "part_id": "P5"})
+        station.book.camera_up = True
+        station.say("part", {"id": 5, "part_id": "P6"})
+        assert station.book.from_frame(frame(2)).part_id == "P6"
+        given = [(row.part_id, row.verdict, row.reason) for row in station.ledger.rows()]
+    assert given == [(part, "undecided", "camera_lost") for part in ("P1", "P2", "P4", "P5")]
+
+
+def test_an_id_that_waits_for_its_trigger_needs_no_camera_yet(station: Station) -> None:
+    """Rule: a software trigger takes the next announced id along, so that its part has one answer, camera or not."""
+    station.book.camera_up = False
+    station.say("part", {"id": 1, "part_ids": ["A", "B"]})
+    station.say("trigger", {"id": 2})
+    station.book.camera_up = True
+    station.say("trigger", {"id": 3})
+    assert [(row.part_id, row.reason) for row in station.ledger.rows()] == [("A", "camera_lost")]
+    assert station.queue() == ["B"]
 
 
 def test_an_empty_list_clears_the_announced_ids_and_names_them(station: Station) -> None:

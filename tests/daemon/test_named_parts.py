@@ -120,6 +120,24 @@ def test_a_frame_that_is_lost_costs_its_own_part_and_shifts_none(line: Line, fau
     frames = {row.part_id: row.frame_id or 0 for row in line.ledger.rows()}
     first = frames[line.parts[0]]
     assert [frames[part] - first for part in line.parts] == list(range(len(line.parts))), "each id its own frame"
+    assert sum(line.health.missing.values()) == DURING, "each is counted once, however often it is told"
+
+
+def test_an_incomplete_frame_is_answered_although_no_other_comes(line: Line) -> None:
+    """On a slow line the next part may be an hour away, and with a bad cable no whole frame comes at all."""
+    before = line.pass_by(BEFORE)
+    line.wait_named(before)
+    line.device.incomplete(2)
+    for _ in range(2):
+        (lost,) = line.pass_by(1)
+        line.wait_named([lost])
+        assert line.answers_of()[lost] == ("undecided", "incomplete")
+    assert line.health.missing == {"incomplete": 2}
+    assert "packets were lost; check cable, jumbo frames" in line.alarms.raised()["frames"].text
+    after = line.pass_by(AFTER)
+    line.wait_named(line.parts)
+    assert {line.answers_of()[part] for part in after} == {(PASS.decision, "")}
+    assert line.health.missing == {"incomplete": 2}
 
 
 def test_a_camera_that_crashes_names_the_parts_that_were_announced(line: Line) -> None:

@@ -26,6 +26,7 @@ from lineward.drivers.camera import (
     NoFrameReason,
 )
 from lineward.drivers.process import CameraProcess
+from lineward.extras import how_to_add
 
 FAST = {"PixelFormat": "Mono8", "Width": 320, "Height": 240, "AcquisitionFrameRate": 100.0, "ExposureTimeAbs": 1000.0}
 USER_ID = 0xE8  # the bootstrap register that holds the user-defined name
@@ -393,8 +394,9 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(tmp_path, 
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "_gi.cpython-27-x86_64-linux-gnu.so").touch()
-    with pytest.raises(CameraNotFoundError, match=r"built for another Python \(_gi\.cpython-27"):
+    with pytest.raises(CameraNotFoundError, match=r"built for another Python \(_gi\.cpython-27") as caught:
         aravis_library._bindings([tmp_path])
+    assert str(caught.value).endswith(how_to_add("'pygobject<3.52'")), "an installed station has no pip of its own"
 
 
 @pytest.mark.usefixtures("gige")

@@ -91,8 +91,11 @@ def test_missing_producers_are_not_found(tmp_path, monkeypatch):
     (tmp_path / "text.cti").write_text("no library")
     with pytest.raises(CameraNotFoundError, match=r"text\.cti cannot be loaded"):
         GenicamCamera(producers=[str(tmp_path / "text.cti")], serial="0").open()
-    monkeypatch.delenv("GENICAM_GENTL64_PATH", raising=False)
-    with pytest.raises(CameraNotFoundError, match="GENICAM_GENTL64_PATH"):
+    monkeypatch.setenv("GENICAM_GENTL64_PATH", str(tmp_path / "empty"))
+    with pytest.raises(CameraNotFoundError, match=r"no folder with \.cti files; install the camera vendor's"):
+        GenicamCamera(serial="0").open()
+    monkeypatch.delenv("GENICAM_GENTL64_PATH")
+    with pytest.raises(CameraNotFoundError, match="not set here; a service does not see your shell's variables: name"):
         GenicamCamera(serial="0").open()
 
 
@@ -101,6 +104,30 @@ def test_producers_come_from_the_environment(monkeypatch):
     viky = find_producers(["viky"])[0]
     monkeypatch.setenv("GENICAM_GENTL64_PATH", f"/nowhere{os.pathsep}{viky.parent}")
     assert find_producers([]) == [viky]
+
+
+def test_a_producer_that_is_named_twice_lists_each_camera_once(monkeypatch, tmp_path):
+    """Two installers may name one folder; each camera is there once all the same."""
+    viky = find_producers(["viky"])[0]
+    (tmp_path / "link").symlink_to(viky.parent)
+    monkeypatch.setenv("GENICAM_GENTL64_PATH", os.pathsep.join(map(str, (viky.parent, viky.parent, tmp_path / "link"))))
+    assert [info.serial for info in discover()] == ["0", "1", "2"]
+    assert find_producers(["viky", str(viky)]) == [viky]
+
+
+def test_a_producer_that_cannot_be_loaded_hides_no_camera_of_another(monkeypatch, tmp_path):
+    """It lies in the folder of somebody else's camera; it is named only where it may be the reason."""
+    viky = find_producers(["viky"])[0]
+    (tmp_path / "text.cti").write_text("no library")
+    monkeypatch.setenv("GENICAM_GENTL64_PATH", f"{tmp_path}{os.pathsep}{viky.parent}")
+    camera = GenicamCamera(serial="0")
+    assert camera.open().serial == "0"
+    camera.close()
+    with pytest.raises(CameraNotFoundError, match=r"no camera with serial '7' answers.*text\.cti cannot be loaded"):
+        GenicamCamera(serial="7").open()
+    monkeypatch.setenv("GENICAM_GENTL64_PATH", str(tmp_path))
+    with pytest.raises(CameraNotFoundError, match=r"no camera is seen; .*text\.cti cannot be loaded"):
+        discover()
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,16 @@ def test_a_camera_is_found_by_serial_or_user_id(sim):
     camera.close()
 
 
+def test_a_camera_that_two_producers_see_is_told_as_such(sim):
+    """A serial number does not choose between two ways to one camera; the producers' files do."""
+    files = [sim.file, sim.copy()]
+    with pytest.raises(
+        CameraNotFoundError, match=r"serial 'SIM-A' is seen by several producers: .*; name one"
+    ) as caught:
+        GenicamCamera(producers=[str(file) for file in files], serial="SIM-A").open()
+    assert all(str(file) in str(caught.value) for file in files)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -255,3 +256,74 @@ def test_files_and_memory_do_not_grow_over_many_openings() -> None:
         camera.close()
         counts.append(len(list(Path("/proc/self/fd").iterdir())))
     assert counts[-1] == counts[1]
+
+
+def until(camera: CameraProcess, frames: int, missing: int = 0) -> None:
+    """Wait, without taking anything, until the camera says that it has delivered and lost so many frames."""
+    deadline = time.monotonic() + 30
+    while (health := camera.health()).frames < frames or sum(health.missing.values()) < missing:
+        assert time.monotonic() < deadline, health
+        time.sleep(0.01)
+
+
+def test_an_incomplete_frame_is_told_in_its_place_among_the_others() -> None:
+    """After the frames before it, before the frame that tells it again: so it can be answered, and not twice."""
+    camera = simulated(rate_hz=20.0, faults=["incomplete@2"], limit=5)
+    camera.open()
+    camera.start()
+    until(camera, 4)
+    told = [camera.grab(1.0) for _ in range(6)]
+    kinds = [got.frame_id if isinstance(got, Frame) else got.reason for got in told]
+    assert kinds == [0, 1, NoFrameReason.INCOMPLETE, 3, 4, NoFrameReason.END]
+    assert [dict(got.missing) for got in told if isinstance(got, Frame)] == [{}, {}, {Cause.INCOMPLETE: 1}, {}]
+    camera.close()
+
+
+def test_a_full_ring_keeps_the_cause_of_each_loss() -> None:
+    """What the camera lost while there was no room is the camera's fault, whatever else was dropped meanwhile."""
+    camera = simulated(rate_hz=20.0, faults=["drop@16:3", "incomplete@22:2"])
+    camera.open()
+    camera.start()
+    held = [camera.take(5.0) for _ in range(12)]  # as many as there are places
+    assert all(isinstance(got, Frame) for got in held)
+    until(camera, 25, 5)
+    lost: Counter[Cause] = Counter()
+    frame = held[-1]
+    while not isinstance(frame, Frame) or frame.frame_id < 30:  # the first grab gives the held places back
+        frame = camera.grab(5.0)
+        lost.update(frame.missing if isinstance(frame, Frame) else {})
+    assert lost[Cause.CAMERA_GAP] == 3
+    assert lost[Cause.INCOMPLETE] == 2
+    camera.close()
+
+
+def test_stopping_counts_what_it_throws_away_and_what_no_frame_told() -> None:
+    """A stop ends a stream, not the count: `health` has every frame that was exposed and not delivered."""
+    camera = simulated(rate_hz=30.0, faults=["drop@6:2"], limit=8)
+    camera.open()
+    camera.start()
+    until(camera, 6, 2)
+    first = take(camera)
+    camera.stop()
+    missing = camera.health().missing
+    assert missing[Cause.CAMERA_GAP] == 2
+    assert first.frame_id + 1 + sum(missing.values()) == 8
+    assert set(missing) <= {Cause.STOPPED, Cause.CAMERA_GAP, Cause.OVERRUN}
+    assert missing[Cause.STOPPED] >= 1
+    camera.close()
+    assert camera.health().missing == {}
+
+
+def test_a_triggered_replay_says_its_end_without_a_trigger(images: Path) -> None:
+    """After the last file nothing can be waited for, and what a flush throws away is said again."""
+    camera = CameraProcess("folder", {"folder": str(images), "trigger": "software", "start_index": 39})
+    camera.open()
+    camera.start()
+    camera.trigger()
+    assert take(camera).frame_id == 39
+    for _ in range(2):
+        got = camera.grab(5.0)
+        assert isinstance(got, NoFrame)
+        assert got.reason is NoFrameReason.END
+        camera.flush()
+    camera.close()
