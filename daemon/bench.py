@@ -16,11 +16,12 @@ import numpy as np
 
 from lineward.daemon import allocator
 from lineward.daemon.broker import EmbeddedBroker, broker_config
-from lineward.daemon.config import Config, load_config
+from lineward.daemon.config import Config, ConfigError, load_config
 from lineward.daemon.line import Line
 from lineward.daemon.loop import inspect
 from lineward.daemon.service import SWITCH_S
 from lineward.models.session import Session
+from lineward.models.store import resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +45,13 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
     Everything is the real thing: camera process, ring, loop, ledger on disk, outbox and an MQTT broker. ``grab`` is
     the time to take over a frame that is there; waiting for a camera is not counted. ``overhead`` is a frame's whole
     time in the loop less ``session.run``.
+
+    Raises
+    ------
+    ConfigError
+        The configuration cannot be used, or its folder has too few pictures.
+    BundleError
+        The model cannot be used.
     """
     sys.setswitchinterval(SWITCH_S)  # as the service does
     allocator.keep_flat()
@@ -58,7 +66,8 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
         line.use(recipe)
         if not line.source.wait_open():
             raise RuntimeError("the camera did not open")
-        meter = Meter(iter(line.source), line)
+        per_block = -(-frames // BLOCKS)
+        meter = Meter(iter(line.source), line, wanted=WARM_UP + per_block * BLOCKS)
         line.answers.pulse = meter
         session = recipe.session
         assert isinstance(session, Session)
@@ -74,7 +83,6 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
         bare_loop(session, prepared, WARM_UP)
         meter.clear()
         line_s = bare_s = 0.0
-        per_block = -(-frames // BLOCKS)
         for _ in range(BLOCKS):
             line_s += inspect_frames(per_block)
             bare_s += bare_loop(session, prepared, per_block)
@@ -85,11 +93,13 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
 
 
 class Meter:
-    """Stands between camera and loop and takes the times of both ends of each round."""
+    """Stands between camera and loop and takes the times of both ends of each round; ``wanted`` frames in all."""
 
-    def __init__(self, parts: Iterator[Part], heart: Heart) -> None:
+    def __init__(self, parts: Iterator[Part], heart: Heart, *, wanted: int) -> None:
         self._parts = parts
         self._heart = heart
+        self._wanted = wanted
+        self._came = 0
         self._result: Result | None = None
         self._allowed = 0
         self._began_ns = 0
@@ -111,7 +121,13 @@ class Meter:
         """Yield parts; time spent waiting for the camera is left out."""
         for _ in range(self._allowed):
             asked_ns = time.monotonic_ns()
-            part = next(self._parts)
+            part = next(self._parts, None)
+            if part is None:  # a replay has ended; nothing else does here
+                raise ConfigError(
+                    f"the camera's folder ended after {self._came} pictures, the bench needs {self._wanted}: write "
+                    "loop = true under [camera], add pictures, or ask for fewer --frames"
+                )
+            self._came += 1
             frame = part.frame
             assert frame is not None
             self._began_ns = max(asked_ns, frame.received_ns)
@@ -204,10 +220,20 @@ def rss_mb(camera_pid: int | None) -> float:
 
 
 def _config(path: Path | None, root: Path, broker: EmbeddedBroker, width: int, height: int) -> Config:
-    """Bench a station's own camera and model, or a simulated camera; storage and broker are the bench's own."""
-    own = {"mqtt": broker_config(broker), "storage": {"root": str(root)}}
+    """Bench a station's own camera and model, or a simulated camera; storage and broker are the bench's own.
+
+    The model is looked up in the station's own store. The camera runs freely, for nobody gives triggers here.
+    """
+    own: dict[str, Any] = {"mqtt": broker_config(broker), "storage": {"root": str(root)}}
     if path is not None:
         config = load_config(path)
+        trigger = config.camera.trigger
+        if trigger != "free_run":
+            sys.stderr.write(f"lineward: the bench lets the camera run freely, without its {trigger} trigger\n")
+        model = resolve_model(config.storage.root, config.inspection.model)
+        own["camera"] = config.camera.model_copy(update={"trigger": "free_run"}).model_dump()
+        own["inspection"] = config.inspection.model_copy(update={"model": model}).model_dump()
+        own["recipes"] = {}  # none is changed over to
         return Config.model_validate({**config.model_dump(), **own})
     from lineward.daemon.demo import ensure_model  # noqa: PLC0415 - a bench of a station's own needs no demo
     from lineward.daemon.progress import cache_dir  # noqa: PLC0415

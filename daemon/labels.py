@@ -24,6 +24,7 @@ from lineward.daemon.label_records import (
     FAIL,
     FIRST,
     FOLDER,
+    IMPORT,
     LABELLED,
     NEW,
     SETTLE,
@@ -97,6 +98,9 @@ _INDICES = (
     "CREATE INDEX IF NOT EXISTS parts_unlabelled ON parts (status, origin) WHERE status = 'new'",
 )
 """Made where they are missing, in a store that an earlier version wrote too."""
+
+_NOT_KEPT = f"path NOT LIKE '{FOLDER}/%'"
+"""Of which the line's quota deletes the only file; a label that was taken back leaves its own."""
 
 _PART_COLUMNS = ", ".join(field.name for field in fields(Part))
 _ADD_PART = f"INSERT OR IGNORE INTO parts VALUES ({', '.join('?' * len(fields(Part)))})"  # noqa: S608 - marks only
@@ -202,11 +206,13 @@ class LabelStore:
     def forget_parts(self, images: Iterable[str]) -> None:
         """Drop pictures that the line has deleted and nobody has labelled."""
         with self._change() as db:
-            db.executemany("DELETE FROM parts WHERE image = ? AND status = 'new'", [(image,) for image in images])
+            sql = f"DELETE FROM parts WHERE image = ? AND status = 'new' AND {_NOT_KEPT}"  # noqa: S608 - of this file
+            db.executemany(sql, [(image,) for image in images])
 
     def unlabelled_images(self) -> set[str]:
-        """Return the ids of pictures of the line that nobody has labelled."""
-        return {row[0] for row in self._fetch("SELECT image FROM parts WHERE status = 'new' AND origin = 'line'")}
+        """Return the ids of pictures of the line that nobody has labelled, without those that were kept for a label."""
+        sql = f"SELECT image FROM parts WHERE status = 'new' AND origin = 'line' AND {_NOT_KEPT}"  # noqa: S608 - of this file
+        return {row[0] for row in self._fetch(sql)}
 
     def images(self) -> set[str]:
         """Return the ids of all pictures."""
@@ -366,24 +372,56 @@ class LabelStore:
     def _labels(self, where: str, *values: Any) -> list[Label]:
         return [Label(*row) for row in self._fetch(f"SELECT {_LABEL_COLUMNS} FROM labels {where}", *values)]  # noqa: S608
 
-    def add_labelled(self, rows: Sequence[tuple[Part, str, str]], person: str) -> int:
-        """Take in imported pictures with their labels, all or none; return how many were new."""
+    def add_labelled(self, rows: Sequence[tuple[Part, str, str]], person: str, *, correct: bool = False) -> int:
+        """Take in imported pictures with their labels, all or none; return how many were new or changed.
+
+        A picture that is there with the same label stays as it is, but that it had escaped and whose it is are noted.
+
+        Parameters
+        ----------
+        correct
+            What is said here holds, whatever a picture is known as; what was said before stays in the book.
+
+        Raises
+        ------
+        LabelError
+            A picture is known as something else, and this is no correction.
+        """
         now = time.time_ns()
-        new = 0
+        changed = 0
         with self._change() as db:
             for part, decision, defect_type in rows:
                 values = tuple(getattr(part, field.name) for field in fields(Part))
+                purpose = IMPORT
                 if db.execute(_ADD_PART, values).rowcount < 1:
-                    continue
-                new += 1
-                db.execute(
-                    "INSERT INTO labels VALUES (NULL, ?, ?, ?, ?, ?, 'import', ?, ?, NULL)",
-                    (part.image, person, now, decision, defect_type, part.verdict, part.model_version),
-                )
+                    select = f"SELECT {_PART_COLUMNS} FROM parts WHERE image = ?"  # noqa: S608 - names of this file
+                    known = Part(*db.execute(select, (part.image,)).fetchone())
+                    otherwise = _otherwise(known, part, decision, defect_type)
+                    if otherwise and not correct:
+                        raise LabelError(f"{part.image}: {otherwise}")
+                    escaped, part_id = max(part.escaped, known.escaped), part.part_id or known.part_id
+                    if not otherwise and (escaped, part_id) == (known.escaped, known.part_id):
+                        continue
+                    db.execute(
+                        "UPDATE parts SET product = ?, part_id = ?, escaped = ?, why = ? WHERE image = ?",
+                        (part.product, part_id, escaped, part.why or known.why, part.image),
+                    )
+                    purpose = "" if (known.label, known.label_type) == (decision, defect_type) else SETTLE
+                changed += 1
+                if purpose:
+                    db.execute(
+                        "INSERT INTO labels VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                        (part.image, person, now, decision, defect_type, purpose, part.verdict, part.model_version),
+                    )
                 _settle(db, part.image)
         for part, _, _ in rows:
             self._write_down(part.image)
-        return new
+        return changed
+
+    def known_otherwise(self, part: Part, decision: str, defect_type: str) -> str:
+        """Say what an imported picture is known as, where that is something else; otherwise return an empty text."""
+        known = self.part(part.image)
+        return "" if known is None else _otherwise(known, part, decision, defect_type)
 
     # ---- figures
 
@@ -442,6 +480,18 @@ class LabelStore:
         return self._labels(
             "WHERE undone_ns IS NULL AND decision != 'skip' AND purpose IN ('first', 'second', 'blind') ORDER BY id"
         )
+
+
+def _otherwise(known: Part, part: Part, decision: str, defect_type: str) -> str:
+    same_part = part.part_id in {"", known.part_id} or not known.part_id
+    if same_part and (known.product, known.label, known.label_type) == (part.product, decision, defect_type):
+        return ""
+    label = f"{known.label}: {known.label_type}" if known.label_type else known.label or "one that people disagree on"
+    of = f", part {known.part_id}" if known.part_id else ""
+    return (
+        f"this picture is known as {label}, product {known.product}{of}; leave it out, or correct it on this machine "
+        "with `lineward review import --correct`"
+    )
 
 
 def _settle(db: sqlite3.Connection, image: str) -> None:

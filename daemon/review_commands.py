@@ -99,6 +99,9 @@ def import_(
     escaped: Annotated[
         bool, typer.Option("--escaped", help="The defective ones had escaped: never let one like them through again.")
     ] = False,
+    correct: Annotated[
+        bool, typer.Option("--correct", help="What it says holds, whatever a picture is known as by now.")
+    ] = False,
 ) -> None:
     """Take labelled pictures over, all or none."""
     from lineward.daemon.config import load_config
@@ -108,7 +111,7 @@ def import_(
 
     labels = LabelStore(load_config(config).storage.root)
     take = import_folder if source.is_dir() else import_zip
-    done = take(labels, source, product, user(), escaped=escaped)
+    done = take(labels, source, product, user(), escaped=escaped, correct=correct)
     typer.echo(f"{done.new} pictures taken over" + (f", {done.known} were there already" if done.known else ""))
 
 

@@ -20,7 +20,7 @@ from lineward.daemon.web import words
 from lineward.daemon.web.guard import address
 from lineward.daemon.web.jobs import CHECK, DONE, STAGES
 from lineward.daemon.web.shell import REFUSALS, button, div, frame, markup, say, table, text, thumb
-from lineward.daemon.web.trainingset import is_held_out
+from lineward.daemon.web.trainingset import held_out
 from lineward.daemon.web.transfer import export, import_zip
 
 if TYPE_CHECKING:
@@ -70,6 +70,17 @@ def add_downloads(app: FastAPI, station: Station) -> None:
         log.info("%s exports %s as %s", person.name, product, form)
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in product)
         return FileResponse(path, filename=f"{name}-{form}{suffix}", background=BackgroundTask(path.unlink))
+
+
+def why_rejected(causes: list[str], upload_mb: int) -> str:
+    """Say why the browser did not send a file, by Quasar's names of the causes."""
+    words_ = {
+        "accept": "this is not a ZIP file; choose one whose name ends in .zip",
+        "max-file-size": f"this file is larger than review.upload_mb ({upload_mb} MB); divide it, or raise the limit",
+        "duplicate": "this file is on its way already; wait until it is taken over",
+    }
+    said = [words_.get(cause, f"the browser refused this file ({str(cause)[:40]})") for cause in causes]
+    return "; ".join(dict.fromkeys(said)) + "; nothing was changed"
 
 
 class DataPage:
@@ -146,14 +157,14 @@ class DataPage:
         labels, product = self._page.station.labels, self._page.product
         counts, types = labels.counts(product), labels.by_type(product)
         total = sum(types.values())
-        held = sum(is_held_out(part) for part in labels.parts(product, status="labelled"))
+        held = len(held_out(labels, product))
         self._tables.clear()
         with self._tables:
             with div("lw-card"):
                 text("What there is", "lw-h3", "h2")
                 rows = [
                     ("Labelled", str(total)),
-                    ("of these kept for testing, never trained on", str(held)),
+                    ("of these kept for testing", str(held)),
                     ("Waiting to be labelled", str(counts.get("new", 0))),
                     ("People disagree", str(counts.get("conflict", 0))),
                     ("Skipped", str(counts.get("skipped", 0))),
@@ -232,13 +243,18 @@ class DataPage:
                 async def uploaded(event: events.UploadEventArguments) -> None:
                     await page.action("engineer", take)(event)
 
+                def rejected(event: events.GenericEventArguments) -> None:
+                    say(why_rejected(event.args, page.station.config.review.upload_mb), bad=True)
+
                 # Quasar's own box has buttons without names: a screen reader cannot use it, so it stays hidden.
                 upload = ui.upload(
                     on_upload=uploaded,
                     auto_upload=True,
                     max_file_size=page.station.config.review.upload_mb << 20,
-                    on_rejected=lambda _: say("not a ZIP file, or larger than review.upload_mb", bad=True),
                 )
+                upload.on("rejected", rejected, js_handler="files => emit(files.map(f => f.failedPropValidation))")
+                # A file that stays in its list cannot be chosen again: Quasar takes it for a duplicate.
+                upload.on("finish", upload.reset, args=[])
                 upload.props('accept=".zip"').classes("lw-hidden")
                 button("Choose a ZIP file", "upload_file", lambda: upload.run_method("pickFiles"), "lw-main")
             with div("lw-card"):

@@ -25,6 +25,9 @@ log = logging.getLogger("lineward.web")
 COOKIE = "lineward_session"
 SMALL_BODY = 1 << 20
 PUBLIC = ("/login", "/assets/")
+PARTS = ("/_nicegui", "/picture", "/thumbnail", "/assets")
+"""What a page loads by itself: no sign that somebody is there."""
+
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 _HEADERS = {
@@ -85,7 +88,7 @@ class Guard:
             await _refuse(scope, receive, send, refusal)
             return
         token = session_token(headers)
-        person = self._people.who(token, touch=scope["type"] == "http" and "/_nicegui_ws" not in scope["path"])
+        person = self._people.who(token, touch=scope["type"] == "http" and not scope["path"].startswith(PARTS))
         scope.setdefault("state", {})
         scope["state"]["person"], scope["state"]["token"] = person, token
         if person is None and not scope["path"].startswith(PUBLIC):
@@ -232,7 +235,7 @@ def _method(scope: Scope) -> Any:
 
 
 def _sign_in_first(scope: Scope) -> Response:
-    is_part = scope["path"].startswith(("/_nicegui", "/picture", "/thumbnail"))
+    is_part = scope["path"].startswith(PARTS)
     if scope["type"] == "http" and scope["method"] == "GET" and not is_part:
         return RedirectResponse(f"/login?to={quote(scope['path'])}", 303)
     return PlainTextResponse("sign in first", 401)

@@ -56,9 +56,7 @@ class HealthCard:
             if name in limit and name.startswith(ZONE):
                 self._zone(name).set_text(_percent(value))
                 self._zone(name).classes(replace="lw-zone lw-out" if name in out else "lw-zone")
-                self._zone(name).props(
-                    f'aria-label="{name.removeprefix(ZONE)} {_percent(value)} of {limit[name] * 100:.1f} %"'
-                )
+                _name(self._zone(name), f"{name.removeprefix(ZONE)} {_percent(value)} of {limit[name] * 100:.1f} %")
             elif name in limit:
                 self._row(name).show(float(value), float(limit[name]), out=name in out)
 
@@ -89,9 +87,13 @@ class _Row:
         self._mark.style(f"left: {50 + 50 * share / FURTHEST:.1f}%")
         self._value.set_text(f"{_percent(value)} of ±{limit * 100:.1f} %")
         self.box.classes(replace="lw-figure lw-out" if out else "lw-figure")
-        self.box.props(
-            f'aria-label="{self._title} {_percent(value)}, limit {limit * 100:.1f} %{", out of it" if out else ""}"'
-        )
+        _name(self.box, f"{self._title} {_percent(value)}, limit {limit * 100:.1f} %{', out of it' if out else ''}")
+
+
+def _name(element: ui.element, words: str) -> None:
+    """Say what a screen reader reads; as text of `props` words from the broker could be a script."""
+    if element.props.get("aria-label") != words:
+        element.props["aria-label"] = words
 
 
 def _percent(share: float) -> str:

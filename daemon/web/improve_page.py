@@ -45,6 +45,7 @@ class Improve:
     def __init__(self, page: Page) -> None:
         self._page = page
         self._drawn: tuple[str, str, float, str] | None = None
+        self._asked: tuple[Job, str] | None = None
         action = page.action
         with div("lw-columns"):
             with div("lw-card"):
@@ -102,6 +103,7 @@ class Improve:
         job = self._job()
         if job is None or job.result is None:
             return
+        self._asked = job, job.result["sha256"]
         changed = len(_changed(job.result))
         self._question.set_text(
             f"{job.result['new']} will judge {self._page.product} from the next part on. Of {len(job.result['shift'])} "
@@ -111,9 +113,9 @@ class Improve:
 
     async def _do_promote(self, person: Person) -> None:
         self._sure.close()
-        job = self._job()
-        if job is not None:
-            say(await asyncio.to_thread(self._page.station.jobs.promote, job, person.name))
+        if self._asked is not None:
+            job, sha256 = self._asked
+            say(await asyncio.to_thread(self._page.station.jobs.promote, job, person.name, sha256))
             self._drawn = None
 
     async def _back(self, person: Person) -> None:
@@ -201,8 +203,10 @@ def _draw_result(result: dict[str, Any]) -> None:
     with div("lw-columns"):
         with div("lw-card"):
             text("Parts kept for testing", "lw-h3", "h3")
-            text("Labelled parts that the new model was not trained on.", "lw-muted")
+            text("Labelled parts that neither model was trained on.", "lw-muted")
             _test_table(result["holdout"])
+            if left_out := result.get("left_out", 0):
+                text(f"{left_out} more do not count: one of the models was trained on the same pictures.", "lw-muted")
         with div("lw-card"):
             text('"Never again"', "lw-h3", "h3")
             never = result["never_again"]

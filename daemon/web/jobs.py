@@ -24,6 +24,7 @@ from lineward.models import store
 from lineward.models.bundle import BundleError, load_bundle
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from lineward.daemon.label_records import Part
@@ -153,8 +154,25 @@ class Jobs:
         """Return where the candidate of a training is."""
         return self._folder / job.id / "candidate.lward"
 
-    def start(self, product: str, by: str, *, kind: str = TRAIN, tier: str = QUICK, only_compare: bool = False) -> Job:
+    def still_proposed(self, job: Job, sha256: str) -> None:
+        """See that a person decides about the candidate they looked at; raises `JobError`."""
+        found = self.proposal(job.product)
+        if found is None or found.id != job.id or found.result is None or found.result["sha256"] != sha256:
+            raise JobError("another candidate has come since; look at it first")
+
+    def start(
+        self,
+        product: str,
+        by: str,
+        *,
+        kind: str = TRAIN,
+        tier: str = QUICK,
+        only_compare: bool = False,
+        change: Callable[[], object] | None = None,
+    ) -> Job:
         """Begin a training or a check of the labelled pictures, or compare the newest candidate again.
+
+        ``change`` makes the candidate that is compared another one; it is called only when nothing else runs.
 
         Raises
         ------
@@ -168,6 +186,8 @@ class Jobs:
                 found = self.proposal(product)
                 if found is None:
                     raise JobError("there is no candidate to compare; train one first")
+                if change is not None:
+                    change()
                 job = found
                 job.state, job.stage, job.done, job.of, job.started_s = RUNNING, "compare", 0, 0, time.time()
             else:
@@ -183,7 +203,9 @@ class Jobs:
                     tier,
                 )
                 if kind == TRAIN:
-                    self._trainings[product] = [*self._trainings.get(product, [])[-KEEP_JOBS:], job]
+                    before, proposal = self._trainings.get(product, []), self.proposal(product)
+                    kept = [old for old in before[:-KEEP_JOBS] if old is proposal]
+                    self._trainings[product] = [*kept, *before[-KEEP_JOBS:], job]
             self._job = self._latest[product, kind] = job
         log.info("%s starts a %s of %s", by, "comparison" if only_compare else WHAT[kind], product)
         threading.Thread(target=self._run, args=(job,), name="training", daemon=True).start()
@@ -283,6 +305,9 @@ class Jobs:
             else:
                 job.stage, job.done, job.of = message["stage"], message["done"], message["of"]
         process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdout.close()
         if job.state != RUNNING:
             return
         if process.returncode == 0 and job.result is not None:
@@ -300,14 +325,16 @@ class Jobs:
             write_whole(self._folder / job.id / "job.json", json.dumps(asdict(job)).encode())
 
     def _tidy(self, product: str) -> None:
-        """Remove old candidates; what was promoted is in the model store."""
+        """Remove old candidates but the one that may be promoted; what was promoted is in the model store."""
+        proposal = self.proposal(product)
         mine = []
         for path in sorted(self._folder.glob("*/job.json")):
             with suppress(ValueError, OSError):
                 if json.loads(path.read_bytes())["product"] == product:
                     mine.append(path.parent)
         for folder in mine[:-KEEP_JOBS]:
-            shutil.rmtree(folder, ignore_errors=True)
+            if proposal is None or folder.name != proposal.id:
+                shutil.rmtree(folder, ignore_errors=True)
 
     # ---- promotion
 
@@ -333,23 +360,24 @@ class Jobs:
             return f'{len(unread)} pictures of the "never again" set cannot be read; restore them from a backup'
         return ""
 
-    def promote(self, job: Job, by: str) -> str:
-        """Let the candidate judge from now on; return what was done in words.
+    def promote(self, job: Job, by: str, sha256: str) -> str:
+        """Let the candidate that a person looked at judge from now on; return what was done in words.
 
         Raises
         ------
         JobError
-            It may not; nothing was changed.
+            It may not, or it is another one by now; nothing was changed.
         BundleError
             The model store refuses it.
         """
+        self.still_proposed(job, sha256)
         reason = self.why_not(job)
         if reason:
             raise JobError(f"not promoted: {reason}")
         path = self.candidate(job)
         assert job.result is not None
-        if load_bundle(path).sha256 != job.result["sha256"]:
-            raise JobError(f"{path}: not the file that was compared; train again")
+        if load_bundle(path).sha256 != sha256:
+            raise JobError(f"{path}: not the file that was compared; compare again")
         root = self._station.root
         old = self._station.model_path(job.product)
         if old is not None and store.current(root, job.product) is None:

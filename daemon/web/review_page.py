@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import events, ui
 
-from lineward.daemon.label_records import FAIL, PASS, SETTLE, SKIP, LabelError, clean_type
+from lineward.daemon.label_records import FAIL, FIRST, PASS, SETTLE, SKIP, LabelError, clean_type
 from lineward.daemon.web import words
 from lineward.daemon.web.pictures import MOST_VECTORS
 from lineward.daemon.web.shell import button, div, frame, markup, picture_url, say, set_source, text, thumb
@@ -122,10 +122,11 @@ class Desk:
     async def show(self) -> None:
         """Show the next part, or that there is none."""
         async with self._filling:  # the timer may come between; the same part must not be asked for twice
-            if self._now is None and not self._coming:
-                await asyncio.to_thread(self._refill)
-            if self._now is None and self._coming:
-                self._now = self._coming.pop(0)
+            found = await asyncio.to_thread(self._next) if self._now is None else None
+            if self._now is None:
+                self._now = found
+            elif found is not None:  # a label was taken back meanwhile
+                self._coming.insert(0, found)
         part = self._now[0] if self._now else None
         for key in self._buttons:
             key.set_visibility(part is not None)
@@ -204,6 +205,17 @@ class Desk:
             )
         )
 
+    def _next(self) -> tuple[Part, str] | None:
+        """Take the next part that nobody else has labelled or has on the screen since it was put in the queue."""
+        while True:
+            if not self._coming:
+                self._refill()
+            if not self._coming:
+                return None
+            part, purpose = self._coming.pop(0)
+            if purpose != FIRST or self._page.station.hold(part, self._page.person):
+                return part, purpose
+
     def _refill(self) -> None:
         if len(self._coming) >= 3:
             return
@@ -257,7 +269,8 @@ class Desk:
                 station.labels.give, part.image, person.name, decision, defect_type, purpose=purpose
             )
         except LabelError:
-            if station.pictures.path(part) is None:  # it must not block the way to the next one
+            gone = station.labels.part(part.image) is None or station.pictures.path(part) is None
+            if gone:  # it must not block the way to the next one
                 self._now = None
                 await self.show()
             raise
@@ -276,6 +289,8 @@ class Desk:
         if self._now is not None:
             self._coming.insert(0, self._now)
         self._now = (part, label.purpose) if part is not None else None
+        if part is not None:
+            await asyncio.to_thread(self._page.station.hold, part, person)
         if self._given:
             self._given.pop()
         await self.show()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lineward.daemon.label_records import BLIND, FIRST, SECOND
+from lineward.daemon.label_records import BLIND, FIRST, NEW, SECOND
 from lineward.daemon.labels import LabelStore
 from lineward.daemon.ledger_read import LedgerReader
 from lineward.daemon.thumbnails import ThumbnailReader
@@ -83,6 +84,7 @@ class Station:
         self.jobs = Jobs(self)
         self._manifests: dict[Path, tuple[tuple[int, ...], Manifest]] = {}
         self._held: dict[str, tuple[str, float]] = {}
+        self._holding = threading.Lock()
         self._work: set[asyncio.Future[None]] = set()
 
     def close(self) -> None:
@@ -172,22 +174,34 @@ class Station:
         await asyncio.wait([work], timeout=CATCH_UP_S)
 
     def next_parts(self, product: str, person: Person, *, shown: list[str]) -> list[tuple[Part, str]]:
-        """Return the next parts to label and why each is asked for, the first to be shown now.
+        """Return the next parts to label and why each is asked for; `hold` each when it is to be shown.
 
         Some are checks that look like any other: parts another person labelled, and blind repeats.
         """
-        now = time.monotonic()
-        self._held = {image: held for image, held in self._held.items() if now - held[1] < HELD_S}
-        others = [image for image, (name, _) in self._held.items() if name != person.name]
+        others = self._with_others(person)
         parts: list[tuple[Part, str]] = []
         for part in self.labels.waiting(product, limit=AHEAD, without=[*others, *shown]):
             parts.append((part, FIRST))
             check = self._check(product, person)
             if check is not None and check[0].image not in (*shown, *(other.image for other, _ in parts)):
                 parts.append(check)
-        for part, _ in parts[:2]:
-            self._held[part.image] = (person.name, now)
         return parts
+
+    def hold(self, part: Part, person: Person) -> bool:
+        """Put a part on somebody's screen; False when it is on another's, or is not to be labelled any more."""
+        with self._holding:
+            known = self.labels.part(part.image)
+            if known is None or known.status != NEW or part.image in self._with_others(person):
+                return False
+            now = time.monotonic()
+            fresh = {image: held for image, held in self._held.items() if now - held[1] < HELD_S}
+            self._held = {**fresh, part.image: (person.name, now)}  # anew: another thread may be reading the one before
+            return True
+
+    def _with_others(self, person: Person) -> list[str]:
+        """Return what is on the screens of other people."""
+        now = time.monotonic()
+        return [image for image, (name, at) in self._held.items() if name != person.name and now - at < HELD_S]
 
     def _check(self, product: str, person: Person) -> tuple[Part, str] | None:
         """Draw whether the next part is a check, and which."""

@@ -23,6 +23,10 @@ SHIFT_NS = 8 * 3_600_000_000_000
 ENOUGH = 100
 """Below so many defective test parts the upper end of the interval says more about the number than about the model."""
 
+KEPT = (
+    "Reckoned on the parts kept for testing alone. They were kept because they are difficult, so the line as a whole "
+    "does better."
+)
 WIDEST = 0.9
 
 
@@ -32,13 +36,14 @@ class Dial:
     def __init__(self, page: Page, job: Job) -> None:
         self._page, self._job = page, job
         assert job.result is not None
-        self._entries = [
-            entry for entry in job.result["holdout"] + job.result["shift"] if entry["label"] and entry["new"]
-        ]
+        self._sha256 = job.result["sha256"]
+        # Only these are known not to be trained on; those of the last shift may be.
+        self._entries = [entry for entry in job.result["holdout"] if entry["label"] and entry["new"]]
         bands = load_bundle(page.station.jobs.candidate(job)).manifest.thresholds
         self._bands = Thresholds(bands.pass_below, bands.fail_from, bands.review_anomaly_from)
         now = time.time_ns()
-        counted = page.station.ledger.select("SELECT count(*) FROM results WHERE trigger_ns >= ?", now - SHIFT_NS)
+        sql = "SELECT count(*) FROM results WHERE trigger_ns >= ? AND product = ?"
+        counted = page.station.ledger.select(sql, now - SHIFT_NS, job.product)
         self._parts = int(counted[0][0]) if counted else 0
         with div("lw-card"):
             text("How strict?", "lw-h3", "h3")
@@ -50,6 +55,7 @@ class Dial:
                 min=0, max=100, step=1, value=self._position(), on_change=lambda _: self._say()
             ).props('label aria-label="How strict"')
             self._said = text("").props('role="status"')
+            text(KEPT, "lw-muted")
             self._warning = text("", "lw-alarm lw-warning")
             button("Use this strictness", "tune", page.action("engineer", self._use))
         self._say()
@@ -80,19 +86,25 @@ class Dial:
         if escapes.value is not None:
             words.append(f"escapes at most {escapes.high:.1%} of the defective parts (95 %, n = {len(bad)})")
         review = (good + bad).count("review")
-        words.append(f"{review} of {len(good) + len(bad)} labelled parts to review")
+        words.append(f"{review} of {len(good) + len(bad)} test parts to review")
         self._said.set_text("; ".join(words) + ".")
         few = len(bad) < ENOUGH
         self._warning.set_visibility(few)
         self._warning.set_text(
-            f"Only {len(bad)} defective and {len(good)} good labelled parts speak for this: label more before you "
-            "rely on it. These parts were kept because they are difficult, so the line as a whole does better."
+            f"Only {len(bad)} defective and {len(good)} good test parts speak for this: label more before you "
+            "rely on it."
         )
 
     def _use(self, person: Person) -> None:
-        version = with_thresholds(self._page.station.jobs.candidate(self._job), self._wanted(), person.name)
+        jobs, wanted, version = self._page.station.jobs, self._wanted(), ""
+
+        def change() -> None:
+            nonlocal version
+            jobs.still_proposed(self._job, self._sha256)
+            version = with_thresholds(jobs.candidate(self._job), wanted, person.name)
+
+        jobs.start(self._page.product, person.name, only_compare=True, change=change)
         ui.notify(f"{version} is being compared", position="top")
-        self._page.station.jobs.start(self._page.product, person.name, only_compare=True)
 
 
 def with_thresholds(path: Path, wanted: Thresholds, who: str) -> str:

@@ -6,6 +6,7 @@ on stdout and ends when its stdin is closed: a page that is gone wants no traini
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -100,10 +101,14 @@ def check(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> dict[
 def compare(
     old: Path | None, new: Path, order: dict[str, Any], tell: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
-    """Judge the same pictures with both models and say where they differ."""
-    from lineward.models.bundle import load_bundle  # noqa: PLC0415
+    """Judge the same pictures with both models and say where they differ; held-out ones that one knows are left out."""
+    from lineward.models.bundle import load_bundle, load_manifest  # noqa: PLC0415
 
-    sets: dict[str, list[dict[str, Any]]] = {name: order[name] for name in ("holdout", "never_again", "shift")}
+    known = {digest for path in (old, new) if path is not None for digest in load_manifest(path).data.trained_on}
+    sets: dict[str, list[dict[str, Any]]] = {
+        "holdout": [entry for entry in order["holdout"] if not _is_known(Path(entry["file"]), known)],
+        **{name: order[name] for name in ("never_again", "shift")},
+    }
     files = list(dict.fromkeys(entry["file"] for entries in sets.values() for entry in entries))
     done, total = 0, len(files) * (2 if old else 1)
     verdicts: dict[str, dict[str, dict[str, Any]]] = {"old": {}, "new": {}}
@@ -128,8 +133,18 @@ def compare(
         "promise": manifest.risk.text,
         "warnings": list(manifest.data.warnings),
         "not_promotable": manifest.not_promotable,
+        "left_out": len(order["holdout"]) - len(sets["holdout"]),
         **{name: [_pair(entry, verdicts) for entry in entries] for name, entries in sets.items()},
     }
+
+
+def _is_known(file: Path, digests: set[str]) -> bool:
+    """Tell whether a model was trained on these bytes, whatever they are called."""
+    from lineward.models.records import DIGEST_DIGITS  # noqa: PLC0415
+
+    with suppress(OSError):  # a picture that is gone is judged by neither
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:DIGEST_DIGITS] in digests
+    return False
 
 
 def _judge(model: Path, files: Sequence[str], tell: Callable[[int], None]) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lineward.daemon.label_records import FAIL, LABELLED
-from lineward.images import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,27 +36,37 @@ class TrainingSet:
 
 
 def is_held_out(part: Part) -> bool:
-    """Tell whether a part is for testing. An escape is always trained on: it must never happen again."""
+    """Tell whether a part is for testing by its name alone; see `held_out`."""
     digest = hashlib.sha256(f"{part.product}/{part.group}".encode()).digest()
     return digest[0] % HELD_OUT == 0
+
+
+def held_out(labels: LabelStore, product: str) -> list[Part]:
+    """Return the labelled pictures for testing. An escape is always trained on: it must never happen again."""
+    escapes = {part.image for part in labels.escapes(product)}
+    parts = labels.parts(product, status=LABELLED)
+    return [part for part in parts if is_held_out(part) and part.image not in escapes]
 
 
 def write_sets(labels: LabelStore, product: str, folder: Path, base: Path | None) -> TrainingSet:
     """Write ``good/``, ``defect/<type>/`` and ``groups.csv`` of a product below ``folder``, with links where possible.
 
+    A picture of the base data that is held out, and with it every other one of its part, is left out.
+
     Raises
     ------
     OSError
         The folder cannot be written to.
+    DatasetError
+        A folder of the base data cannot be read.
     """
-    escapes = {part.image for part in labels.escapes(product)}
-    parts = labels.parts(product, status=LABELLED)
-    held = [part for part in parts if is_held_out(part) and part.image not in escapes]
+    held = held_out(labels, product)
     out = {part.image for part in held}
+    parts = labels.parts(product, status=LABELLED)
     groups: list[tuple[str, str, str]] = []
     (folder / "good").mkdir(parents=True, exist_ok=True)
     count = _write_parts(labels, [part for part in parts if part.image not in out], folder, groups)
-    from_base = _link_base(base, folder, groups) if base is not None else 0
+    from_base = _link_base(base, folder, groups, map(labels.file, held)) if base is not None else 0
     write_groups(folder, groups)
     return TrainingSet(folder, count, from_base, held)
 
@@ -90,29 +99,62 @@ def _write_parts(labels: LabelStore, parts: Iterable[Part], folder: Path, groups
     return count
 
 
-def _link_base(base: Path, folder: Path, groups: list[tuple[str, str, str]]) -> int:
-    named: dict[str, str] = {}
-    table = base / "groups.csv"
-    if table.is_file():
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            named = {
-                str(row.get("file", "")).replace("\\", "/"): str(row.get("group", "")) for row in csv.DictReader(stream)
-            }
+def _link_base(base: Path, folder: Path, groups: list[tuple[str, str, str]], held: Iterable[Path]) -> int:
+    from lineward.models.dataset import find_images  # noqa: PLC0415 - brings ONNX Runtime, which the page does without
+
+    named = _base_groups(base)
+    pictures = [*find_images(base / "defect"), *find_images(base / "good")]
+    out = _copies(pictures, held)
+    parts_out = {named.get(path.relative_to(base).as_posix()) for path in out} - {None}
     count = 0
-    for path in sorted((*(base / "good").rglob("*"), *(base / "defect").rglob("*"))):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue
+    for path in pictures:
         file = path.relative_to(base)
+        group = named.get(file.as_posix())
+        if path in out or group in parts_out:
+            continue
         # Below a folder of its own, so that no name meets one of ours; the defect type stays the first folder.
         head = 1 if file.parts[0] == "good" or len(file.parts) == 2 else 2
         name = "/".join(
             (*file.parts[:head], *(["base"] if head > 1 or file.parts[0] == "good" else []), *file.parts[head:])
         )
         link(path, folder / name)
-        if (group := named.get(file.as_posix())) is not None:
+        if group is not None:
             groups.append((name, f"base/{group}", "good" if file.parts[0] == "good" else "defect"))
         count += 1
     return count
+
+
+def _base_groups(base: Path) -> dict[str, str]:
+    """Return which part is on each picture; a row whose group is blank says nothing."""
+    table = base / "groups.csv"
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8-sig") as stream:
+        rows = [(str(row.get("file", "")), str(row.get("group") or "").strip()) for row in csv.DictReader(stream)]
+    return {file.replace("\\", "/"): group for file, group in rows if group}
+
+
+def _copies(pictures: Iterable[Path], held: Iterable[Path]) -> set[Path]:
+    """Return the pictures with the bytes of one that is held out; only those of the same size are read."""
+    by_size: dict[int, list[Path]] = {}
+    for path in held:
+        if path.is_file():
+            by_size.setdefault(path.stat().st_size, []).append(path)
+    digests: dict[int, set[bytes]] = {}
+    found = set()
+    for path in pictures:
+        size = path.stat().st_size
+        if size not in by_size:
+            continue
+        if size not in digests:
+            digests[size] = set(map(_digest, by_size[size]))
+        if _digest(path) in digests[size]:
+            found.add(path)
+    return found
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def link(source: Path, goal: Path) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MOST_FILES = 20_000
 MOST_BYTES = 20 << 30
 MOST_FILE_BYTES = 256 << 20
+MOST_GROUPS_BYTES = 16 << 20
 MOST_RATIO = 200
 """A picture does not shrink to a two-hundredth; what does is a bomb."""
 
@@ -44,7 +45,7 @@ class TransferError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import brought: pictures that were new, and those that were there already."""
+    """What an import brought: pictures that were new or said something new, and those that were there already."""
 
     new: int
     known: int
@@ -58,10 +59,15 @@ class _Entry:
     defect_type: str
 
 
-def import_zip(labels: LabelStore, path: Path, product: str, who: str, *, escaped: bool = False) -> Imported:
+def import_zip(
+    labels: LabelStore, path: Path, product: str, who: str, *, escaped: bool = False, correct: bool = False
+) -> Imported:
     """Take in the labelled pictures of a ZIP file with ``good/`` and ``defect/<type>/``: all or none.
 
+    A ``groups.csv`` beside these folders says which part is on each picture.
+
     ``escaped``: these parts were found defective after the line had let them through ("never again").
+    ``correct``: what it says holds, whatever a picture is known as.
 
     Raises
     ------
@@ -74,18 +80,20 @@ def import_zip(labels: LabelStore, path: Path, product: str, who: str, *, escape
             _check_total(len(archive.infolist()), sum(info.file_size for info in infos.values()))
             for info in infos.values():
                 _check_info(info)
-            entries = _entries([(info.filename, info.file_size) for info in infos.values()])
+            files = [(info.filename, info.file_size) for info in infos.values()]
 
             def read(entry: _Entry) -> bytes:
                 with archive.open(infos[entry.name]) as stream:
                     return stream.read(entry.size + 1)
 
-            return _take_in(labels, entries, read, product, who, escaped=escaped)
+            return _take_in(labels, files, read, product, who, escaped=escaped, correct=correct)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error) as error:
         raise TransferError(f"this is not a whole ZIP file ({error}); make it again, nothing was changed") from error
 
 
-def import_folder(labels: LabelStore, folder: Path, product: str, who: str, *, escaped: bool = False) -> Imported:
+def import_folder(
+    labels: LabelStore, folder: Path, product: str, who: str, *, escaped: bool = False, correct: bool = False
+) -> Imported:
     """Take in the labelled pictures of a folder with ``good/`` and ``defect/<type>/``: all or none; as `import_zip`."""
     found: list[tuple[str, int]] = []
     for path in sorted(folder.rglob("*")):
@@ -96,9 +104,11 @@ def import_folder(labels: LabelStore, folder: Path, product: str, who: str, *, e
     if not found:
         raise TransferError(f"{folder}: no such folder, or it is empty; give one that holds good/ and defect/TYPE/")
     _check_total(len(found), sum(size for _, size in found))
-    return _take_in(
-        labels, _entries(found), lambda entry: (folder / entry.name).read_bytes(), product, who, escaped=escaped
-    )
+
+    def read(entry: _Entry) -> bytes:
+        return (folder / entry.name).read_bytes()
+
+    return _take_in(labels, found, read, product, who, escaped=escaped, correct=correct)
 
 
 def _check_total(count: int, size: int) -> None:
@@ -159,9 +169,50 @@ def _entry(parts: list[str], name: str, size: int, shown: str) -> _Entry:
         raise TransferError(f"{shown}: {error}; nothing was changed") from error
 
 
+def _parts(files: list[tuple[str, int]], read: Callable[[_Entry], bytes]) -> dict[str, str]:
+    """Return which part is on each picture, as ``groups.csv`` says; a row whose group is blank says nothing."""
+    found: dict[str, str] = {}
+    for name, size in files:
+        folder, _, last = name.rpartition("/")
+        if last != "groups.csv" or "/" in folder:
+            continue
+        if size > MOST_GROUPS_BYTES:
+            raise TransferError(
+                f"{name}: {size >> 20} MB is too large; at most {MOST_GROUPS_BYTES >> 20}, nothing was changed"
+            )
+        try:
+            text = read(_Entry(name, size, "", "")).decode("utf-8-sig")
+            rows = [
+                (row["file"].replace("\\", "/"), (row["group"] or "").strip())
+                for row in csv.DictReader(io.StringIO(text))
+            ]
+        except (KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+            raise TransferError(
+                f"{name}: needs columns file and group, separated by commas, in UTF-8; nothing was changed"
+            ) from error
+        for file, group in rows:
+            if not group.isprintable() or len(group) > LONGEST_NAME:
+                raise TransferError(
+                    f"{name}: {_shown(group)!r} cannot name a part; use letters, digits and at most {LONGEST_NAME} "
+                    "signs, nothing was changed"
+                )
+            if group:
+                found[f"{folder}/{file}" if folder else file] = group
+    return found
+
+
 def _take_in(
-    labels: LabelStore, entries: list[_Entry], read: Callable[[_Entry], bytes], product: str, who: str, *, escaped: bool
+    labels: LabelStore,
+    files: list[tuple[str, int]],
+    read: Callable[[_Entry], bytes],
+    product: str,
+    who: str,
+    *,
+    escaped: bool,
+    correct: bool,
 ) -> Imported:
+    entries = _entries(files)
+    part_ids = _parts(files, read)
     now = int(datetime.now(UTC).timestamp() * 1e9)
     rows: list[tuple[Part, str, str]] = []
     seen: dict[str, _Entry] = {}
@@ -173,9 +224,9 @@ def _take_in(
             check_picture(data, entry.name)
             digest = hashlib.sha256(data).hexdigest()
             if (other := seen.get(digest)) is not None:
-                if other.decision != entry.decision:
+                if (other.decision, other.defect_type) != (entry.decision, entry.defect_type):
                     raise TransferError(
-                        f"{_shown(entry.name)}: the same picture as {_shown(other.name)}, which has the other label; "
+                        f"{_shown(entry.name)}: the same picture as {_shown(other.name)}, which has another label; "
                         "remove one of them, nothing was changed"
                     )
                 continue
@@ -183,22 +234,25 @@ def _take_in(
             image = f"i{digest[:20]}"
             suffix = Path(entry.name).suffix.lower()
             (Path(scratch) / f"{image}{suffix}").write_bytes(data)
-            rows.append(
-                (_imported(image, suffix, entry, product, now, escaped=escaped), entry.decision, entry.defect_type)
-            )
+            part = _imported(image, suffix, entry, product, part_ids.get(entry.name, ""), now, escaped=escaped)
+            if not correct and (otherwise := labels.known_otherwise(part, entry.decision, entry.defect_type)):
+                raise TransferError(f"{_shown(entry.name)}: {otherwise}; nothing was changed")
+            rows.append((part, entry.decision, entry.defect_type))
         for part, _, _ in rows:
             name = Path(part.path).name
             os.replace(Path(scratch) / name, folder / name)  # noqa: PTH105 - the same bytes under the same name
-        new = labels.add_labelled(rows, who)
+        new = labels.add_labelled(rows, who, correct=correct)
     return Imported(new, len(rows) - new)
 
 
-def _imported(image: str, suffix: str, entry: _Entry, product: str, now: int, *, escaped: bool) -> Part:
+def _imported(  # noqa: PLR0917 - one caller
+    image: str, suffix: str, entry: _Entry, product: str, part_id: str, now: int, *, escaped: bool
+) -> Part:
     return Part(
         image=image,
         path=f"{FOLDER}/{image}{suffix}",
         product=product,
-        part_id="",
+        part_id=part_id,
         seq=0,
         created_ns=now,
         origin="import",

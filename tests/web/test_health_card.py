@@ -51,7 +51,7 @@ def test_each_state_is_a_sentence(watch: dict[str, Any], said: str) -> None:
 
 @needs_mosquitto
 def test_what_drifts_is_shown_against_its_limit(tmp_path: Path, browser: Chromium, services: list[Service]) -> None:
-    """Rule: each figure has its bar, one that is out says so in words, and it follows the line."""
+    """Rule: each figure has its bar, one that is out says so in words, it follows the line, and a name is only text."""
     broker = Mosquitto(tmp_path)
     shown = ReviewPage(tmp_path / "page", broker=broker.port).add_people()
     services.append(shown)
@@ -79,6 +79,14 @@ def test_what_drifts_is_shown_against_its_limit(tmp_path: Path, browser: Chromiu
             fault for fault in Axe().run(page).response["violations"] if fault["impact"] in {"serious", "critical"}
         ]
         assert not faults
+        script = 'a" :title="window.owned = 1" b="'
+        for name in (script, f"zone {script}"):
+            drifted["deviation"][name], drifted["limit"][name] = 0.5, 0.04
+        tell(drifted)
+        page.wait_for_selector(".lw-figure:visible >> nth=4")
+        assert page.locator(".lw-figure:visible").last.get_attribute("aria-label") == f"{script} +50.0 %, limit 4.0 %"
+        assert page.locator(".lw-zone:visible").last.get_attribute("aria-label") == f"{script} +50.0 % of 4.0 %"
+        assert page.evaluate("window.owned === undefined")
         tell({"state": "commissioning", "parts": 5, "of": 2000})
         page.wait_for_selector("text=Learning what is normal: 5 of 2000 parts.")
         assert page.locator(".lw-figure:visible").count() == 0

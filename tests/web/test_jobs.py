@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.web.kit import add_part
 
 from lineward.daemon.config import load_config
-from lineward.daemon.web.jobs import CANCELLED, CHECK, DONE, FAILED, TRAIN, Job, JobError
+from lineward.daemon.label_records import PASS
+from lineward.daemon.web.jobs import CANCELLED, CHECK, DONE, FAILED, KEEP_JOBS, TRAIN, Job, JobError
 from lineward.daemon.web.station import Station
 
 if TYPE_CHECKING:
@@ -31,11 +34,21 @@ def station(root: Path) -> Iterator[Station]:
     made = Station(load_config(root.parent / "line.toml"))
     yield made
     made.close()
+    wait_for_the_end()
+
+
+def wait_for_the_end() -> None:
+    """What was cancelled still puts away its things."""
+    for thread in threading.enumerate():
+        if thread.name == "training":
+            thread.join(20)
 
 
 def put(root: Path, number: int, state: str, *, kind: str = TRAIN, compared: bool = False, file: bool = False) -> str:
     job = Job(f"2026010{number}T000000-000", "plates", "tom", float(number), kind, state=state)
-    job.result = {"new": str(number), "not_promotable": "", "never_again": []} if compared else None
+    job.result = (
+        {"new": str(number), "sha256": str(number), "not_promotable": "", "never_again": []} if compared else None
+    )
     folder = root / "review" / "jobs" / job.id
     folder.mkdir(parents=True)
     (folder / "job.json").write_text(json.dumps(asdict(job)))
@@ -71,3 +84,59 @@ def test_without_a_candidate_there_is_nothing_to_compare(station: Station) -> No
     with pytest.raises(JobError, match="train one first"):
         station.jobs.start("plates", "tom", only_compare=True)
     assert station.jobs.running is None
+
+
+@pytest.mark.usefixtures("good")
+@pytest.mark.parametrize("newer", ["training", "strictness"])
+def test_a_candidate_that_nobody_was_asked_about_is_not_promoted(root: Path, station: Station, newer: str) -> None:
+    """Rule: "yes" is for the candidate that the question named; what has come since is to be looked at first."""
+    asked = station.jobs.proposal("plates")
+    assert asked is not None
+    sha256 = "1"
+    if newer == "training":
+        put(root, 6, DONE, compared=True, file=True)
+    else:
+        sha256 = "0"
+    later = Station(station.config)
+    with pytest.raises(JobError, match="another candidate has come since; look at it first"):
+        later.jobs.promote(asked, "tom", sha256)
+    later.close()
+
+
+def test_another_strictness_is_refused_before_anything_is_written(good: str, root: Path, station: Station) -> None:
+    """Rule: while something runs the candidate stays as it was compared; afterwards it may be changed."""
+    file = root / "review" / "jobs" / good / "candidate.lward"
+    label_one(station)
+    station.jobs.start("plates", "eve", kind=CHECK)
+    with pytest.raises(JobError, match="eve has a check running"):
+        station.jobs.start("plates", "tom", only_compare=True, change=lambda: file.write_bytes(b"another model"))
+    assert file.read_bytes() == b"a model"
+    station.jobs.cancel("eve")
+    station.jobs.start("plates", "tom", only_compare=True, change=lambda: file.write_bytes(b"another model"))
+    assert file.read_bytes() == b"another model"
+
+
+def test_what_came_to_nothing_does_not_push_a_candidate_out(good: str, root: Path, station: Station) -> None:
+    """Rule: the candidate that may be promoted stays, however many checks and cancelled trainings come after it."""
+    label_one(station)
+    folder = root / "review" / "jobs"
+    begun = []
+    for number in range(KEEP_JOBS + 2):
+        job = station.jobs.start("plates", "tom", kind=TRAIN if number % 2 else CHECK)
+        begun.append(job.id)
+        station.jobs.cancel("tom")
+        wait_for_the_end()
+    for _ in range(KEEP_JOBS):
+        station.jobs.start("plates", "tom")
+        station.jobs.cancel("tom")
+        wait_for_the_end()
+    assert not (folder / begun[0]).exists()
+    found = station.jobs.proposal("plates")
+    assert found is not None
+    assert found.id == good
+    assert station.jobs.candidate(found).is_file()
+
+
+def label_one(station: Station) -> None:
+    """There is nothing to train on without a label."""
+    station.labels.give(add_part(station.labels, 1, product="plates").image, "tom", PASS)

@@ -79,6 +79,26 @@ def test_words_in_place_of_numbers_are_damage(labels: LabelStore) -> None:
     again.close()
 
 
+def test_a_part_whose_label_was_taken_back_outlives_the_quota(labels: LabelStore) -> None:
+    """Rule: its picture was kept for the label, so it waits to be labelled although the line has deleted its own."""
+    part = add_part(labels, 1)
+    add_to_ledger(labels, [1, 2])
+    flagged = Flagged(LedgerReader(labels.root / "ledger.sqlite3"), labels)
+    flagged.sync()
+    labels.give(part.image, "tom", PASS)
+    labels.undo("tom")
+    (labels.root / part.path).unlink()
+    with closing(sqlite3.connect(labels.root / "ledger.sqlite3")) as db, db:
+        db.execute("DELETE FROM images")
+    flagged._forgot = 0.0  # a minute later
+    flagged.sync()
+    assert labels.images() == {part.image}
+    labels.forget_parts([part.image])
+    (waiting,) = labels.waiting("bracket", limit=5)
+    assert labels.file(waiting).is_file()
+    assert labels.give(part.image, "tom", PASS).decision == PASS
+
+
 def test_rows_that_the_ledger_made_again_reach_the_page(labels: LabelStore) -> None:
     """Rule: an image older than the newest one known is taken in as well, once its row is there."""
     add_to_ledger(labels, [1, 2])

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from tests.broker import Mosquitto, needs_mosquitto, wait_until
-from tests.web.kit import PASSWORDS, ReviewPage, add_part, add_to_ledger, png
+from tests.web.kit import PASSWORDS, ReviewPage, add_part, add_to_ledger, make_part, png
 
 from lineward.daemon.label_records import FAIL, LABELLED, PASS
 from lineward.daemon.labels import LabelStore
 from lineward.daemon.web.people import People
+from lineward.daemon.web.trainingset import is_held_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +69,17 @@ def press(page: Any, key: str) -> None:
     """Press a key and wait for the next picture."""
     before = page.evaluate(SHOWN)
     page.keyboard.press(key)
+    wait_next(page, before)
+
+
+def click(page: Any, button: str) -> None:
+    """Click a button with the mouse and wait for the next picture; the focus stays in the button."""
+    before = page.evaluate(SHOWN)
+    page.click(f"text={button}")
+    wait_next(page, before)
+
+
+def wait_next(page: Any, before: str) -> None:
     page.wait_for_function(f"before => {SHOWN} !== before && lineward.shown() !== ''", arg=before)
 
 
@@ -170,6 +182,36 @@ def test_two_people_do_not_get_the_same_part(own: ReviewPage, browser: Chromium,
         assert first.evaluate(SHOWN) != second.evaluate(SHOWN)
 
 
+def test_two_people_who_label_side_by_side_get_no_part_twice(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
+    """Rule: what was put in a queue is shown only if nobody else has labelled it or has it on the screen since."""
+    with browser.page(own.url, "tom") as first, browser.page(own.url, "eve") as second:
+        open_queue(first, own.url, queue)
+        open_queue(second, own.url, queue)
+        for _ in range(5):
+            press(first, "p")
+            press(second, "p")
+            assert first.evaluate(SHOWN) != second.evaluate(SHOWN)
+        for page in (first, second):
+            page.keyboard.press("p")
+            page.wait_for_selector("text=Nothing waits to be labelled")
+    given = [store.labels(queue.image(number)) for number in range(12)]
+    assert [len(labels) for labels in given] == [1] * 12
+
+
+def test_a_part_that_is_not_known_any_more_does_not_block_the_way(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
+    """Rule: a label for it is refused in words, and the next part is shown."""
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
+        store.forget_parts([queue.image(0)])
+        press(page, "p")
+        page.wait_for_selector("text=is not known any more; go on with the next one")
+        assert queue.image(1) in page.evaluate(SHOWN)
+
+
 def test_an_upload_is_taken_over_or_refused_in_words(
     own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
 ) -> None:
@@ -192,6 +234,56 @@ def test_an_upload_is_taken_over_or_refused_in_words(
             page.wait_for_selector(f"text={said}")
     assert store.by_type(queue.product) == {(PASS, ""): 1, (FAIL, "dent"): 1}
     assert list(own.storage.rglob(".upload-*")) == []
+
+
+def open_data(page: Any, url: str, product: str = "") -> None:
+    page.goto(f"{url}/data?product={product}")
+    page.wait_for_function("window.did_handshake === true")
+
+
+def test_a_file_can_be_chosen_again(own: ReviewPage, browser: Chromium, tmp_path: Path, queue: Queue) -> None:
+    """Rule: the same file twice is uploaded twice, after an import and after a refusal."""
+    path = tmp_path / "parts.zip"
+    with browser.page(own.url, "eve") as page:
+        open_data(page, own.url, queue.product)
+        for names, said in (
+            (["elsewhere/a.png"], ("lies neither below good/", "lies neither below good/")),
+            (["good/a.png", "defect/dent/b.png"], ("2 pictures taken over", "2 were there already")),
+        ):
+            with zipfile.ZipFile(path, "w") as archive:
+                for name in names:
+                    archive.writestr(name, png(920 + len(name)))
+            for words in said:
+                page.set_input_files("input[type=file]", path)
+                page.wait_for_selector(f"text={words}")
+                page.wait_for_selector(f"text={words}", state="detached")
+
+
+def test_a_file_that_is_not_sent_is_refused_with_its_own_reason(served: ReviewPage, browser: Chromium) -> None:
+    """Rule: what is no ZIP file and what is too large are told apart, and the limit is said."""
+    with browser.page(served.url, "eve") as page:
+        open_data(page, served.url)
+        for name, size, said in (
+            ("parts.tar", 100, "this is not a ZIP file"),
+            ("parts.zip", 3 << 20, "larger than review.upload_mb (2 MB)"),
+        ):
+            page.set_input_files("input[type=file]", {"name": name, "mimeType": "", "buffer": bytes(size)})
+            page.wait_for_selector(f".q-notification:has-text('{said}'):has-text('nothing was changed')")
+
+
+def test_an_escape_is_not_counted_as_kept_for_testing(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
+    """Rule: the page counts as kept for testing what is not trained on; an escape always is."""
+    numbers = (number for number in range(5000, 6000) if is_held_out(make_part(number, product=queue.product)))
+    for decision, verdict in ((PASS, "review"), (FAIL, "pass")):
+        number = next(numbers)
+        part = add_part(store, number, product=queue.product, verdict=verdict)
+        store.give(part.image, "tom", decision)
+    with browser.page(own.url, "tom") as page:
+        open_data(page, own.url, queue.product)
+        row = page.locator("tr:has-text('of these kept for testing') td")
+        assert row.all_inner_texts()[1] == "1"
 
 
 def test_the_live_page_fits_a_phone_and_a_panel(served: ReviewPage, browser: Chromium) -> None:
@@ -254,6 +346,55 @@ def test_a_key_is_for_the_part_that_can_be_seen(
         page.wait_for_function("document.querySelector('.lw-part').complete")
         press(page, "p")
     assert {part.image for part in store.parts(queue.product, status=LABELLED)} == {queue.image(0), queue.image(1)}
+
+
+def test_enter_names_no_defect_whichever_button_was_clicked_before(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
+    """Rule: after F, Enter is "not named", before the choice is drawn too; the focused button stays out of it."""
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
+        click(page, "Pass (P)")
+        page.keyboard.press("f")
+        page.wait_for_selector(".lw-types.lw-open")
+        press(page, "Enter")
+        click(page, "Undo (U)")
+        page.keyboard.press("f")
+        page.wait_for_selector(".lw-types.lw-open")
+        press(page, "Enter")
+        click(page, "Pass (P)")
+        before = page.evaluate(SHOWN)
+        page.evaluate(F_ENTER)
+        wait_next(page, before)
+        page.keyboard.press("f")
+        page.wait_for_selector(".lw-types.lw-open")
+        page.focus("button:has-text('Enter: not named')")  # a button of the choice is pressed as any other
+        press(page, "Enter")
+    given = [[(label.decision, label.undone_ns is None) for label in store.labels(queue.image(n))] for n in range(6)]
+    assert given == [[(PASS, True)], [(FAIL, False), (FAIL, True)], [(PASS, True)], [(FAIL, True)], [(FAIL, True)], []]
+
+
+F_ENTER = """() => {
+    const tell = (kind, key, code) => document.activeElement.dispatchEvent(
+        new KeyboardEvent(kind, {key, keyCode: code, bubbles: true, cancelable: true}));
+    for (const [key, code] of [['f', 70], ['Enter', 13]]) { tell('keydown', key, code); tell('keyup', key, code); }
+}"""
+"""Both keys before the server can answer."""
+
+
+def test_a_part_that_was_zoomed_into_is_labelled_like_any_other(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
+    """Rule: the whole picture that zooming brings is the same part, for keys and for clicks."""
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
+        for label in (lambda: press(page, "p"), lambda: click(page, "Skip (S)")):
+            page.hover(".lw-viewer")
+            page.mouse.wheel(0, -100)
+            page.mouse.wheel(0, -100)
+            page.wait_for_function(f"{SHOWN}.endsWith('/whole')")
+            label()
+    assert store.counts(queue.product) == {"labelled": 1, "skipped": 1, "new": 10}
 
 
 def test_an_open_page_goes_on_after_the_server_was_away(

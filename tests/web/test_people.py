@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
+from starlette.responses import PlainTextResponse
 
 from lineward.daemon.web import people as module
+from lineward.daemon.web.guard import COOKIE, Guard
 from lineward.daemon.web.people import Attempts, ForbiddenError, People, PeopleError, TooManyError
 from lineward.daemon.web.station import Access
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from starlette.types import Receive, Scope, Send
 
 HERE = "192.0.2.7"
 
@@ -109,6 +116,39 @@ def test_a_technician_is_signed_out_after_half_an_hour_without_a_touch(people: P
         assert people.who(token) is not None
     clock.now += 1000
     assert people.who(token) is None
+
+
+def test_what_a_page_loads_by_itself_is_no_touch(people: People, clock: Clock) -> None:
+    """Rule: pictures, sockets and assets prolong no session; opening a page does, and so does a label given by key."""
+    paths = (f"/picture/{1:012x}/view", f"/picture/{1:012x}", "/thumbnail/1", "/assets/lineward.js", "/_nicegui/x.js")
+
+    async def fine(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("fine")(scope, receive, send)
+
+    guard = Guard(fine, people=people, names=(), owner=lambda _: None, upload_bytes=1, tls=False)
+
+    async def get(*paths: str) -> list[str]:
+        transport = httpx.ASGITransport(guard)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", cookies={COOKIE: token}
+        ) as client:
+            return [(await client.get(path)).text for path in paths]
+
+    def ask(*paths: str) -> None:
+        with ThreadPoolExecutor(1) as other:  # the browser's loop runs in this one
+            assert other.submit(asyncio.run, get(*paths)).result() == ["fine"] * len(paths)
+
+    token = people.sign_in("tom", "secret of tom", HERE)
+    clock.now += 1000
+    ask("/review")
+    for _ in range(3):
+        clock.now += 1000
+        Access(people, token).need("technician")  # what each key goes through
+        ask(*paths)
+    clock.now += 1000
+    ask(*paths)
+    clock.now += 1000
+    assert people.who(token, touch=False) is None
 
 
 def test_an_operator_stays_signed_in_for_the_shift_however_long_nobody_touches(people: People, clock: Clock) -> None:

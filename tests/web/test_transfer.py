@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -10,15 +11,16 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.web.kit import HOUR_NS, add_part, png
+from tests.web.kit import HOUR_NS, add_part, make_part, png
 
-from lineward.daemon.label_records import FAIL, LABELLED, PASS
+from lineward.daemon.label_records import BLIND, FAIL, LABELLED, PASS, LabelError
 from lineward.daemon.web import transfer
-from lineward.daemon.web.trainingset import is_held_out, write_sets
+from lineward.daemon.web.trainingset import held_out, is_held_out, write_sets
 from lineward.daemon.web.transfer import TransferError, export, header_size, import_folder, import_zip
 from lineward.images import decode_image
 
@@ -71,6 +73,74 @@ def test_escapes_that_are_brought_in_are_never_forgotten(labels: LabelStore, tmp
     """Rule: with `escaped`, the defective ones are in the "never again" set, the good ones are not."""
     import_zip(labels, zipped(tmp_path / "in.zip", GOOD), "bracket", "eve", escaped=True)
     assert [part.label_type for part in labels.escapes("bracket")] == ["dent"]
+
+
+def test_what_is_there_already_is_noted_as_escaped_afterwards(labels: LabelStore, tmp_path: Path) -> None:
+    """Rule: the same pictures once more with `escaped` put the defective ones in the "never again" set."""
+    path = zipped(tmp_path / "in.zip", GOOD)
+    import_zip(labels, path, "bracket", "eve")
+    assert labels.escapes("bracket") == []
+    assert import_zip(labels, path, "bracket", "eve", escaped=True) == transfer.Imported(1, 2)
+    assert [(part.label_type, part.why) for part in labels.escapes("bracket")] == [("dent", "escaped")]
+    assert import_zip(labels, path, "bracket", "eve", escaped=True) == transfer.Imported(0, 3)
+    assert import_zip(labels, path, "bracket", "eve") == transfer.Imported(0, 3)
+    assert len(labels.escapes("bracket")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "product", "said"),
+    [
+        ("good/c.png", "bracket", "c.png: this picture is known as fail: dent, product bracket; leave it out, or"),
+        ("defect/scratch/c.png", "bracket", "c.png: this picture is known as fail: dent, product bracket; leave"),
+        ("defect/dent/c.png", "tile", "c.png: this picture is known as fail: dent, product bracket; leave it out"),
+    ],
+)
+def test_what_is_known_as_something_else_is_refused_or_corrected(
+    labels: LabelStore, tmp_path: Path, name: str, product: str, said: str
+) -> None:
+    """Rule: another label, type or product is refused by name; as a correction it holds, what was said stays."""
+    import_zip(labels, zipped(tmp_path / "in.zip", GOOD), "bracket", "eve")
+    before = everything(labels)
+    path = zipped(tmp_path / "other.zip", {"good/new.png": png(9), name: png(3)})
+    with pytest.raises(TransferError, match=said):
+        import_zip(labels, path, product, "ann")
+    assert everything(labels) == before
+    assert import_zip(labels, path, product, "ann", correct=True) == transfer.Imported(2, 0)
+    assert import_zip(labels, path, product, "ann") == transfer.Imported(0, 2)
+    decision, kind = (PASS, "") if name.startswith("good") else (FAIL, name.split("/")[1])
+    (corrected,) = [part for part in labels.parts(product) if labels.file(part).read_bytes() == png(3)]
+    assert (corrected.status, corrected.label, corrected.label_type) == (LABELLED, decision, kind)
+    assert labels.labels(corrected.image)[0].person == "eve"
+
+
+def test_a_refused_correction_leaves_the_whole_import_out(labels: LabelStore) -> None:
+    """Rule: the store itself takes all or none."""
+    old, new = (make_part(number, origin="import") for number in (1, 2))
+    assert labels.add_labelled([(old, PASS, "")], "eve") == 1
+    with pytest.raises(LabelError, match="this picture is known as pass, product bracket, part A1; leave it out, or"):
+        labels.add_labelled([(new, PASS, ""), (old, FAIL, "dent")], "eve")
+    assert labels.images() == {old.image}
+
+
+def test_whose_picture_it_is_may_be_said_later_but_not_otherwise(labels: LabelStore) -> None:
+    """Rule: a part that was not named is named by the same import with groups; another name is a contradiction."""
+    nameless, named, other = (make_part(1, origin="import", part_id=part_id) for part_id in ("", "A1", "A2"))
+    assert [labels.add_labelled([(part, PASS, "")], "eve") for part in (nameless, named, nameless)] == [1, 1, 0]
+    with pytest.raises(LabelError, match="known as pass, product bracket, part A1; leave it out, or"):
+        labels.add_labelled([(other, PASS, "")], "eve")
+    assert [part.part_id for part in labels.parts("bracket")] == ["A1"]
+
+
+def test_a_picture_on_which_people_disagree_is_corrected_by_an_import(labels: LabelStore) -> None:
+    """Rule: a correction ends the matter, as a decision under Agreement does."""
+    part = make_part(1, origin="import")
+    labels.add_labelled([(part, PASS, "")], "eve")
+    add_part(labels, 1)  # its file
+    labels.give(part.image, "eve", FAIL, "dent", purpose=BLIND)
+    with pytest.raises(LabelError, match="known as one that people disagree on"):
+        labels.add_labelled([(part, FAIL, "dent")], "eve")
+    assert labels.add_labelled([(part, FAIL, "dent")], "eve", correct=True) == 1
+    assert labels.by_type("bracket") == {(FAIL, "dent"): 1}
 
 
 def test_a_folder_is_imported_like_a_zip_file(labels: LabelStore, tmp_path: Path) -> None:
@@ -200,7 +270,7 @@ def test_too_many_or_too_large_is_refused(labels: LabelStore, tmp_path: Path, mo
 def test_the_same_picture_under_both_labels_is_refused(labels: LabelStore, tmp_path: Path) -> None:
     """Rule: a contradiction within one import is said with both names."""
     path = zipped(tmp_path / "in.zip", {"good/a.png": png(1), "defect/dent/b.png": png(1)})
-    with pytest.raises(TransferError, match=r"b\.png: the same picture as good/a\.png, which has the other label"):
+    with pytest.raises(TransferError, match=r"b\.png: the same picture as good/a\.png, which has another label"):
         import_zip(labels, path, "bracket", "eve")
 
 
@@ -236,6 +306,8 @@ def test_folders_go_out_and_come_in_again(filled: LabelStore, tmp_path: Path) ->
     other = Store(tmp_path / "other")
     assert import_zip(other, tmp_path / "out.zip", "bracket", "eve").new == 40
     assert other.by_type("bracket") == filled.by_type("bracket")
+    groups = [Counter(part.group for part in store.parts("bracket")) for store in (filled, other)]
+    assert groups[0] == groups[1]
     other.close()
 
 
@@ -290,6 +362,8 @@ def test_one_part_is_never_on_both_sides_of_the_split(labels: LabelStore, tmp_pa
     trained = {path.stem for path in (tmp_path / "data").rglob("*.png")}
     held = {part.image for part in sets.held_out}
     assert held
+    assert held_out(labels, "bracket") == sets.held_out
+    assert escaped.image not in held
     assert not held & trained
     assert escaped.image in trained
     assert {part.part_id for part in sets.held_out} & {
@@ -299,3 +373,86 @@ def test_one_part_is_never_on_both_sides_of_the_split(labels: LabelStore, tmp_pa
     assert {"one", "two", "three", "four"} <= trained
     assert len(trained) == sets.labelled + sets.base == 121 - len(held) + 4
     assert os.path.samefile(next((tmp_path / "data").rglob("one.png")), base / "good" / "one.png")  # noqa: PTH121
+
+
+def write_base(folder: Path, groups: str) -> dict[str, bytes]:
+    """Write base data of 30 parts with two pictures each, and return its pictures."""
+    pictures = {
+        f"{'good' if part % 3 else 'defect/dent'}/{part}-{side}.png": png(1000 + 2 * part + side)
+        for part in range(30)
+        for side in (0, 1)
+    }
+    for name, data in pictures.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    (folder / "groups.csv").write_text(groups)
+    return pictures
+
+
+def digests(folder: Path) -> set[str]:
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.png")}
+
+
+def test_base_data_that_is_held_out_is_not_trained_on(labels: LabelStore, tmp_path: Path) -> None:
+    """Rule: a picture that was imported from the base data and is held out is in no training, nor is its part."""
+    base, some = tmp_path / "base", tmp_path / "some"
+    rows = "file,group\n" + "".join(
+        f"{'good' if part % 3 else 'defect/dent'}/{part}-{side}.png,P{part}\n" for part in range(30) for side in (0, 1)
+    )
+    pictures = write_base(base, rows)
+    for name in ("groups.csv", *(name for name in pictures if name.endswith("-0.png"))):
+        (some / name).parent.mkdir(parents=True, exist_ok=True)
+        (some / name).write_bytes((base / name).read_bytes())
+    assert import_folder(labels, some, "bracket", "eve").new == 30
+    sets = write_sets(labels, "bracket", tmp_path / "data", base)
+    held = {part.part_id for part in sets.held_out}
+    assert 2 < len(held) < 15
+    of_held = {hashlib.sha256(d).hexdigest() for n, d in pictures.items() if f"P{n.split('/')[-1][:-6]}" in held}
+    trained = digests(tmp_path / "data")
+    assert not trained & of_held
+    assert trained == digests(base) - of_held
+    assert sets.base == 60 - 2 * len(held)
+
+
+def test_an_import_takes_over_which_part_is_on_which_picture(labels: LabelStore, tmp_path: Path) -> None:
+    """Rule: `groups.csv` beside good/ and defect/, also one folder down, names the parts; a blank group names none."""
+    rows = (
+        b"file,group,label\r\ngood/a.png,P1,good\r\ndefect\\dent\\c.png, P1 ,dent\r\ngood/b.png,,good\r\ngood/x.png\r\n"
+    )
+    for number, below in enumerate(("", "set/")):
+        files = {f"{below}{name}": png(700 + 10 * number + at) for at, name in enumerate(GOOD)}
+        path = zipped(tmp_path / f"{number}.zip", {**files, f"{below}groups.csv": rows})
+        import_zip(labels, path, f"product {number}", "eve")
+        named = {part.label_type or part.part_id: part.part_id for part in labels.parts(f"product {number}")}
+        assert named == {"P1": "P1", "": "", "dent": "P1"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (b"file;group\ngood/a.png;P1\n", "needs columns file and group"),
+        (b"file,group\ngood/a.png,\xff\n", "in UTF-8"),
+        (b"file,group\ngood/a.png,P\x1b[2J\n", "cannot name a part"),
+        (b"file,group\ngood/a.png," + b"P" * 300 + b"\n", "cannot name a part"),
+    ],
+    ids=["semicolons", "latin", "escape", "long"],
+)
+def test_parts_that_cannot_be_read_are_refused(labels: LabelStore, tmp_path: Path, rows: bytes, said: str) -> None:
+    """Rule: a `groups.csv` that says nothing or means harm refuses the import as a whole."""
+    before = everything(labels)
+    with pytest.raises(TransferError, match=said) as caught:
+        import_zip(labels, zipped(tmp_path / "in.zip", {**GOOD, "groups.csv": rows}), "bracket", "eve")
+    assert str(caught.value).isprintable()
+    assert everything(labels) == before
+
+
+def test_base_data_without_a_group_is_not_one_part(labels: LabelStore, tmp_path: Path) -> None:
+    """Rule: a row whose group is blank or missing names no part, like a picture that is not listed."""
+    write_base(
+        tmp_path / "base",
+        "file,group\ngood/1-0.png,P1\ngood/1-1.png, P1\ngood/2-0.png,\ngood/2-1.png,  \ngood/4-0.png\n",
+    )
+    write_sets(labels, "bracket", tmp_path / "data", tmp_path / "base")
+    with (tmp_path / "data" / "groups.csv").open(newline="") as stream:
+        found = {row["file"]: row["group"] for row in csv.DictReader(stream)}
+    assert found == {"good/base/1-0.png": "base/P1", "good/base/1-1.png": "base/P1"}

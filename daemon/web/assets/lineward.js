@@ -13,8 +13,8 @@
     const picture = document.querySelector(".lw-part");
     if (picture && view.scale > 1.5 && picture.src.endsWith("/view")) {
       const whole = new Image();
-      const from = picture.src;
-      whole.onload = () => { if (picture.src === from) picture.src = whole.src; };
+      const from = picture.getAttribute("src");  // as the server wrote it; .src is the whole URL
+      whole.onload = () => { if (picture.getAttribute("src") === from) picture.setAttribute("src", whole.getAttribute("src")); };
       whole.src = from.replace(/view$/, "whole");
     }
   };
@@ -61,17 +61,22 @@
     return found ? decodeURIComponent(found[1]) : "";
   };
   const newType = () => document.querySelector(".lw-types.lw-open .lw-new-type input");
+  let last = "";
+  // A button that was clicked keeps the focus and presses itself on Enter, unless this sees the key first (capture).
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && event.target === newType()) event.target.blur();
     if (/input|textarea|select/i.test(event.target.tagName) || event.ctrlKey || event.altKey || event.metaKey) return;
+    const enter = event.key === "Enter", desk = document.querySelector(".lw-desk");
+    if (enter && event.target.closest?.(".lw-types, a")) return;
+    const choosing = document.querySelector(".lw-types.lw-open") || (desk && last === "f");  // or it is about to open
+    last = event.key.toLowerCase();
     if (event.key === "+" || event.key === "=") centre(1.5);
     else if (event.key === "-") centre(1 / 1.5);
     else if (event.key === "0") whole();
     else if (event.key === "n" && newType()) { event.preventDefault(); newType().focus(); }
-    // A button that was clicked keeps the focus; Enter in the choice of a defect must not press it again.
-    else if (event.key === "Enter" && document.querySelector(".lw-types.lw-open") && event.target.closest?.(".lw-decide")) event.preventDefault();
-    if (!event.repeat && document.querySelector(".lw-desk")) emitEvent("lw_key", { key: event.key, image: shown() });
-  });
+    else if (enter && (choosing || (desk && event.repeat))) { event.preventDefault(); event.stopPropagation(); }
+    if (!event.repeat && desk) emitEvent("lw_key", { key: event.key, image: shown() });
+  }, true);
   window.lineward = {
     whole,
     shown,
