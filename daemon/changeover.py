@@ -56,7 +56,7 @@ class Changeover:
         self._in_force = in_force
         self._lock = threading.Lock()
         self._busy = ""
-        self._wanted: queue.Queue[tuple[str, Reply] | None] = queue.Queue()
+        self._wanted: queue.Queue[tuple[str, Reply] | Callable[[], None] | None] = queue.Queue()
         self._unusable: Path | None = None
         self._thread = threading.Thread(target=self._run, name="changeover", daemon=True)
 
@@ -119,11 +119,16 @@ class Changeover:
             over("preparation_failed", f"recipe {active.name}: {error}")
             return
 
+        def remember() -> None:
+            recipes.remember(ready.name)
+            over("", "")
+
         def done(word: str, text: str) -> None:
-            if not word:
-                recipes.remember(ready.name)
-                self._in_force(ready)
-            over(word, text)
+            if word:
+                over(word, text)
+                return
+            self._in_force(ready)
+            self._wanted.put(remember)
 
         self._book.post(Switch(ready, done))
 
@@ -142,6 +147,9 @@ class Changeover:
                 continue
             if wanted is None:
                 return
+            if not isinstance(wanted, tuple):
+                wanted()
+                continue
             name, reply = wanted
             try:
                 recipe = self._recipes.find(name)
@@ -165,14 +173,19 @@ class Changeover:
             self._finish(recipe.name, reply, "preparation_failed", f"recipe {recipe.name}: {error}")
             return
 
+        def remember() -> None:
+            self._recipes.remember(recipe.name)
+            self._finish(recipe.name, reply, "", "")
+
         def done(word: str, text: str) -> None:
-            if not word:
-                self._recipes.remember(recipe.name)
-                self._in_force(ready)
-                took = time.monotonic() - began
-                what = f"{ready.product}, model {ready.model.version}"
-                log.info("recipe %s is in force after %.2f s: %s", recipe.name, took, what)
-            self._finish(recipe.name, reply, word, text)
+            if word:
+                self._finish(recipe.name, reply, word, text)
+                return
+            self._in_force(ready)
+            took = time.monotonic() - began
+            what = f"{ready.product}, model {ready.model.version}"
+            log.info("recipe %s is in force after %.2f s: %s", recipe.name, took, what)
+            self._wanted.put(remember)  # waits for the disk; done before anybody hears that the recipe is in force
 
         self._book.post(Switch(ready, done))
 

@@ -326,7 +326,8 @@ def predict(
 @app.command(epilog="Example: `lineward bench --frames 300`")
 def bench(
     config: Annotated[
-        Path | None, typer.Option(help="Bench this station's camera and model; else a simulated 5 MP camera.")
+        Path | None,
+        typer.Option(help="Bench this station's camera, running freely, and its model; else a simulated one, 5 MP."),
     ] = None,
     frames: Annotated[int, typer.Option(min=10, help="Frames to inspect.")] = 300,
     width: Annotated[int, typer.Option(min=64, help="Image width without --config.")] = 2448,

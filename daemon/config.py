@@ -28,7 +28,7 @@ class ConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Station(_Section):
@@ -105,7 +105,7 @@ class GenicamCamera(_Camera):
     producers: list[str] = Field(
         default_factory=list,
         description='GenTL producers (.cti files); "viky" is the simulator inside the genicam package; '
-        "empty: those in GENICAM_GENTL64_PATH.",
+        "empty: those in GENICAM_GENTL64_PATH, which a service sees only if its unit sets it.",
     )
     serial: str = Field("", description="Serial number of the camera.")
     user_id: str = Field("", description="User-defined name of the camera, instead of its serial number.")
@@ -393,7 +393,7 @@ def load_config(path: Path) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{path}: {_explain(detail)}" for detail in error.errors()]
+        lines = dict.fromkeys(f"{path}: {_explain(detail)}" for detail in error.errors())
         raise ConfigError("\n".join(lines)) from error
     return _with_absolute_paths(config, path.resolve().parent)
 
@@ -404,6 +404,9 @@ def _explain(detail: ErrorDetails) -> str:
     location = [str(part) for part in detail["loc"]]
     if location[:1] == ["camera"] and len(location) > 1 and location[1] in drivers:
         del location[1]
+    setting = location[-3:-2] == ["settings"] and location[-1] in {"str", "int", "float", "bool"}
+    if setting:
+        del location[-1]  # there is a finding for each type
     key = ".".join(location)
     value = detail["input"]
     match detail["type"]:
@@ -420,6 +423,7 @@ def _explain(detail: ErrorDetails) -> str:
             return f"{key}{shown}: {detail['ctx']['error']!s}"
         case _:
             message = detail["msg"][0].lower() + detail["msg"][1:]
+            message = "write text in quotes, a finite number, true or false" if setting else message
             return f"{key} = {value!r}: {message}"
 
 

@@ -47,7 +47,13 @@ class Alarm:
 
 
 class Alarms:
-    """The alarms of a station by id. Each change is logged once and told to the listener; any thread may call."""
+    """The alarms of a station by id. Each change is logged once and told to the listener; any thread may call.
+
+    Parameters
+    ----------
+    on_change
+        Called with all alarms, in the order of the changes. A lock is held: it returns at once and asks nothing here.
+    """
 
     def __init__(self, on_change: Callable[[Mapping[str, dict[str, Any]]], None] = lambda _alarms: None) -> None:
         self._alarms: dict[str, Alarm] = {}
@@ -71,7 +77,8 @@ class Alarms:
             kept = text or (known.text if known is not None else "")
             severity = severity if raised or known is None else known.severity
             self._alarms[alarm_id] = Alarm(raised, severity, kept, since)
-            snapshot = {name: alarm.to_json() for name, alarm in self._alarms.items()}
+            # Within the lock, or an older state could be told after a newer one and stay on the retained topic.
+            self.on_change({name: alarm.to_json() for name, alarm in self._alarms.items()})
         extra = {"fields": {"ALARM": alarm_id}}
         if raised and not was_raised:
             log.log(logging.DEBUG if logged else logging.WARNING, "alarm %s: %s", alarm_id, text, extra=extra)
@@ -84,7 +91,6 @@ class Alarms:
                 lasted_s,
                 extra=extra,
             )
-        self.on_change(snapshot)
 
     def raised(self) -> dict[str, Alarm]:
         """Return the alarms that are up now."""

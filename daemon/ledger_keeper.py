@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from lineward.daemon.ledger_file import LedgerError
 from lineward.daemon.ledger_outbox import Leaving
-from lineward.daemon.ledger_rows import INSERT, probe, transaction
+from lineward.daemon.ledger_rows import INSERT, PAYLOAD, probe, transaction
 
 if TYPE_CHECKING:
+    from lineward.daemon.ledger_rows import Values
     from lineward.daemon.ledger_store import LedgerStore
 
 log = logging.getLogger("lineward.ledger")
@@ -55,6 +56,7 @@ class Keeper:
     def __init__(self, store: LedgerStore, *, keep_rows: int) -> None:
         self._store = store
         self._keep_rows = keep_rows
+        self._blind: list[int] = []  # numbers of kept rows that had been used before
         self._stop = threading.Event()
         self._work = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
@@ -131,13 +133,7 @@ class Keeper:
         db = self._store.open()
         while True:
             with self._store.lock:
-                rows = [self._store.kept[i] for i in range(min(CHUNK, len(self._store.kept)))]
-                if rows:
-                    with transaction(db):
-                        db.executemany(INSERT.replace("INSERT", "INSERT OR IGNORE"), rows)
-                    for _ in rows:
-                        self._store.kept.popleft()
-                else:
+                if not self._write_some(db):
                     probe(db)
                     self._store.trouble = ""
                     self._store.commits += 1
@@ -146,8 +142,36 @@ class Keeper:
                         f"{self._store.waited} results waited in memory, {self._store.lost} were lost"
                     )
                     self._store.waited = 0
-                    return
+                    break
             time.sleep(0.001)  # the lock is not fair: let the loop have it
+        if self._blind:
+            log.error(
+                "ledger %s: %d results, number %d to %d, were given out before it could be read, and it had used these "
+                "numbers already: they are lost to it, look for them in the log",
+                *(self._store.path, len(self._blind), self._blind[0], self._blind[-1]),
+            )
+            self._blind.clear()
+
+    def _write_some(self, db: sqlite3.Connection) -> bool:
+        """Write the next of the rows that waited, with the lock held; False when there is none."""
+        rows = [self._store.kept[i] for i in range(min(CHUNK, len(self._store.kept)))]
+        if not rows:
+            return False
+        with transaction(db):
+            without = [row for row in rows if not self._write_kept(db, row)]
+        for _ in rows:
+            self._store.kept.popleft()
+        for row in without:
+            self._store.lose(row)
+            self._blind.append(row[0])
+        return True
+
+    def _write_kept(self, db: sqlite3.Connection, row: Values) -> bool:
+        """Write one of them; False when its number is that of another answer, which stays."""
+        if row[0] > self._store.used_before:
+            return db.execute(INSERT.replace("INSERT", "INSERT OR IGNORE"), row).rowcount == 1
+        same = "SELECT 1 FROM results WHERE seq = ? AND payload = ?"  # written by a try that failed at its end
+        return db.execute(same, (row[0], row[PAYLOAD])).fetchone() is not None
 
     def _write_acks(self) -> None:
         with self._store.lock:

@@ -45,6 +45,9 @@ class LedgerStore:
         Rows that wait in memory for the disk.
     to_ack
         Numbers that the broker has and the file does not know of yet.
+    used_before
+        The highest number that the files knew of when they were opened; a row that was kept before they could be read
+        may have one of these too.
     commits, forced
         Commits since the last checkpoint, and how many of these are on the disk already.
     """
@@ -68,6 +71,7 @@ class LedgerStore:
         self.trouble = ""
         self.lost = 0
         self.rereads = 0
+        self.used_before = 0
         self.was_killed = False
         self.last_seq = 0
         self.last_trigger = 0
@@ -90,11 +94,25 @@ class LedgerStore:
 
     def open_seq_file(self) -> None:
         """Take hold of the folder; raises `LedgerError` when another process has it, and `OSError`."""
-        self.seq_file = SeqFile(self.root / "ledger.seq")
-        self.last_seq = max(self.last_seq, self.seq_file.last)
-        if self.last_seq == 0 and not self.path.exists():  # new, or all is lost but the images
+        seq_file = self.seq_file = SeqFile(self.root / "ledger.seq")
+        if seq_file.power_cut:  # now, and not with the database, which may be out of reach for hours
+            seq_file.last += POWER_CUT_GAP
+        if max(self.last_seq, seq_file.last) == 0 and not self.path.exists():  # new, or all is lost but the images
             kept = highest_seq_of_images(self.root)
-            self.last_seq = kept + POWER_CUT_GAP if kept else 0
+            seq_file.last = kept + POWER_CUT_GAP if kept else 0
+        with self.lock:  # of a repair: the loop gives out numbers meanwhile
+            known = self.last_seq >= seq_file.last
+            self.last_seq = max(self.last_seq, seq_file.last)
+            if not seq_file.power_cut:
+                return
+            seq_file.write(self.last_seq)
+        with contextlib.suppress(OSError):
+            seq_file.sync()  # or a second power cut could take the gap with it
+        if not known:
+            log.warning(
+                "ledger: the machine was switched off while the line ran; numbers go on above %d, none is used twice",
+                self.last_seq,
+            )
 
     def open(self) -> sqlite3.Connection:
         """Open the database, moving a damaged one aside, and learn the highest number and the size of the outbox."""
@@ -121,15 +139,12 @@ class LedgerStore:
             self.outbox.begin(*waiting)
             for values in self.kept:
                 self.outbox.add(values[PAYLOAD])
+            if seq_file is not None and seq_file.power_cut and self.last_seq == seq_file.last:
+                self.last_seq = max(self.last_seq, highest + POWER_CUT_GAP)  # the database may know of one or two more
             self.last_seq = max(self.last_seq, highest)
-            if seq_file is not None and seq_file.power_cut:
-                seq_file.power_cut = False
-                self.last_seq += POWER_CUT_GAP
-                log.warning(
-                    "ledger: the machine was switched off while the line ran; numbers go on at %d, none is used twice",
-                    self.last_seq + 1,
-                )
+            self.used_before = max(highest, 0 if seq_file is None else seq_file.last)
             if seq_file is not None:
+                seq_file.power_cut = False
                 seq_file.write(self.last_seq)
         return db
 
@@ -177,7 +192,10 @@ class LedgerStore:
         self.kept.append(values)
         self.waited += 1
         if len(self.kept) > self._memory_rows:
-            gone = self.kept.popleft()
-            self.to_ack.discard(gone[0])
-            self.outbox.remove(gone[PAYLOAD])
-            self.lost += 1
+            self.lose(self.kept.popleft())
+
+    def lose(self, values: Values) -> None:
+        """Count a kept row that will not be written, with the lock held."""
+        self.to_ack.discard(values[0])
+        self.outbox.remove(values[PAYLOAD])
+        self.lost += 1

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("lineward.run")
 
 STOP_DRAIN_S = 0.4
-"""After SIGTERM the broker gets this long to acknowledge; what is left stays in the outbox for the next start."""
-
+"""After SIGTERM the broker gets this long to acknowledge; what is left stays in the outbox for the next start. A replay
+that has ended and waits for the broker hears it too."""
 
 KILLED_S = 60.0
 """So long after a start the alarm stays that the service had not been stopped in order."""
@@ -66,6 +66,7 @@ class Line:
     def __init__(self, config: Config, stop: threading.Event, stack: ExitStack) -> None:
         root = config.storage.root
         self.drain_s = STOP_DRAIN_S
+        self._stop = stop
         self._looked_at = float("-inf")
         self._started_at = time.monotonic()
         self._wall_clock = WallClock()
@@ -299,7 +300,7 @@ class Line:
         self.states.handle(Event.STOP, "stopped")
         # Without a broker there is nothing to wait for when we are told to stop; after a replay it may come back.
         wait = self.drain_s > STOP_DRAIN_S or self.publisher.connected
-        left = self.publisher.close(self.drain_s if wait else 0.0)
+        left = self.publisher.close(self.drain_s if wait else 0.0, hurry=self._stop, hurried_s=STOP_DRAIN_S)
         log.info("stopped after %d answers%s", self.health.answers, f"; {left} stay in the outbox" if left else "")
 
 

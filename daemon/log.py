@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import sys
 from typing import TYPE_CHECKING, Final, TextIO
@@ -112,12 +113,14 @@ class JournalHandler(logging.Handler):
     """Speaks journald's native protocol, so that `journalctl VERDICT=fail` works.
 
     One datagram per record, https://systemd.io/JOURNAL_NATIVE_PROTOCOL/. When the socket is in trouble the line goes
-    to stderr with its priority in front, which journald reads as well.
+    to stderr with its priority in front, which journald reads as well. A journald that reads neither costs the line,
+    not the part: it is dropped, and counted in a later one.
     """
 
     def __init__(self, path: str = JOURNAL_SOCKET) -> None:
         super().__init__()
         self._path = path
+        self._dropped = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)  # a journal that does not keep up must not stop a part
 
@@ -127,25 +130,51 @@ class JournalHandler(logging.Handler):
         message = record.getMessage()
         if record.exc_info:
             message += "\n" + logging.Formatter().formatException(record.exc_info)
-        fields: Mapping[str, object] = getattr(record, "fields", {})
+        self._tell_dropped()
+        if not self._send(priority, message, record.name, getattr(record, "fields", {})):
+            self._dropped += 1
+
+    def _tell_dropped(self) -> None:
+        text = f"{self._dropped} lines of this log were dropped: the journal did not take them"
+        if self._dropped and self._send(_PRIORITY[logging.WARNING], text, "lineward.log", {}):
+            self._dropped = 0
+
+    def _send(self, priority: int, message: str, logger: str, fields: Mapping[str, object]) -> bool:
+        """Send one line at once or not at all; return whether it went."""
         datagram = encode_journal(
             {
                 "MESSAGE": message,
                 "PRIORITY": priority,
                 "SYSLOG_IDENTIFIER": "lineward",
-                "LOGGER": record.name,
+                "LOGGER": logger,
                 **fields,
             }
         )
         try:
             self._socket.sendto(datagram, self._path)
         except OSError:
-            sys.stderr.write(f"<{priority}>{message}\n")
+            return _write_stderr(f"<{priority}>{message}\n")
+        return True
 
     def close(self) -> None:
         """Close the socket."""
+        self._tell_dropped()
         self._socket.close()
         super().close()
+
+
+def _write_stderr(line: str) -> bool:
+    """Write to stderr unless that had to wait; under systemd its other end is the same journald, and it blocks."""
+    try:
+        ready = bool(select.select([], [sys.stderr.fileno()], [], 0)[1])
+    except (OSError, ValueError):  # no file, so nothing to wait for
+        ready = True
+    try:
+        if ready:
+            sys.stderr.write(line)
+    except OSError:
+        return False
+    return ready
 
 
 def encode_journal(fields: Mapping[str, object]) -> bytes:

@@ -139,6 +139,7 @@ class Outbox:
                 told = self._told.take(row.seq)
                 late = not told and time.monotonic() > self._useful_until_s.get(row.seq, float("-inf"))
                 return row.seq, mark_late(row.payload) if late else row.payload
+            self._sent_seq = max(self._sent_seq, row.seq)  # or the next look finds the same rows, and so for ever
         return None
 
     def _read(self) -> bool:

@@ -15,6 +15,7 @@ from lineward.models.bundle import BundleError, load_bundle, load_manifest
 from lineward.models.parity import check_outputs
 from lineward.models.session import Session
 from lineward.models.store import resolve_model
+from lineward.models.store_files import StoreError, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -208,13 +209,14 @@ class Recipes:
         return runs and load_bundle(active.path).sha256 == active.model.sha256
 
     def remember(self, name: str) -> None:
-        """Keep the recipe in force beyond a restart: a line must not go back to another product by itself."""
-        part = self._memory.with_name("recipe.part")
+        """Keep the recipe in force beyond a restart: a line must not go back to another product by itself.
+
+        Waits for the disk, so not for the loop.
+        """
         try:
-            part.write_text(name + "\n", encoding="utf-8")
-            part.replace(self._memory)
-        except OSError as error:
-            log.warning("recipe %s is in force, but %s cannot be written: %s", name, self._memory, error.strerror)
+            write_whole(self._memory, f"{name}\n".encode())
+        except StoreError as error:
+            log.warning("recipe %s is in force, but is not remembered: %s", name, error)
 
     def remembered(self) -> Recipe:
         """Return the recipe that was last in force, or the default one."""

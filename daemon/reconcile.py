@@ -27,9 +27,15 @@ LISTED = 1000
 NOTES_SHOWN = 10
 """Notes of one kind that are printed in words."""
 
+POWER_CUT_LEAST = POWER_CUT_GAP // 2
+"""Less than was left out: of the last rows the database may know more than the file of the last number."""
+
 POWER_CUT_MOST = 2 * POWER_CUT_GAP
 KEPT_ROWS = 2_000_000
 """What the station keeps; older numbers may be missing because they were deleted."""
+
+NEARBY = 100
+"""So many answers away at most is that of a frame which waited for the judge while later ones were lost."""
 
 SETTLED_S = 1.0
 """A trigger is on its way for so long at most after its deadline; without one, after it was given."""
@@ -219,7 +225,7 @@ def _step(reader: LedgerReader, found: Reconciliation, before: _Answer, answer: 
     if missing:
         _gap(reader, found, before, answer, last_seq)
     elif before.trigger_no is None and answer.trigger_no is None:
-        _frame_gap(found, before, answer)
+        _frame_gap(reader, found, before, answer)
 
 
 def _gap(reader: LedgerReader, found: Reconciliation, before: _Answer, answer: _Answer, last_seq: int) -> None:
@@ -230,7 +236,7 @@ def _gap(reader: LedgerReader, found: Reconciliation, before: _Answer, answer: _
         return
     place = f"#{before.seq + 1} to #{answer.seq - 1} are missing, between {before} and {answer}"
     parts = "; ".join(_named(row) for row in _asked_between(reader, before, answer))
-    if POWER_CUT_GAP <= missing <= POWER_CUT_MOST:
+    if POWER_CUT_LEAST <= missing <= POWER_CUT_MOST:
         text = f"{place}: left out after a power cut, which may have taken the answers of the last second with it"
         found.note(Finding("power_cut", text, seq=before.seq + 1))
         return
@@ -246,12 +252,15 @@ def _asked_between(reader: LedgerReader, before: _Answer, answer: _Answer) -> li
     return reader.select(sql, before.trigger_no, answer.trigger_no)
 
 
-def _frame_gap(found: Reconciliation, before: _Answer, answer: _Answer) -> None:
-    """Look for frames that a camera counted and nobody answered; its count begins anew when it is opened."""
+def _frame_gap(reader: LedgerReader, found: Reconciliation, before: _Answer, answer: _Answer) -> None:
+    """Look for frames that a camera counted and nobody answered; its count begins anew when it is opened.
+
+    A lost frame is answered before older ones that still wait for the judge.
+    """
     if before.frame_id is None or answer.frame_id is None or before.camera_serial != answer.camera_serial:
         return
     missing = answer.frame_id - before.frame_id - 1
-    if 0 < missing < LISTED:
+    if 0 < missing < LISTED and _answered_nearby(reader, before, answer) < missing:
         found.fault(
             Finding(
                 "frame_gap",
@@ -261,6 +270,17 @@ def _frame_gap(found: Reconciliation, before: _Answer, answer: _Answer) -> None:
                 part_id=answer.part_id,
             )
         )
+
+
+def _answered_nearby(reader: LedgerReader, before: _Answer, answer: _Answer) -> int:
+    """Count the frames between those of two answers that are answered shortly before or after."""
+    sql = (
+        "SELECT count(DISTINCT frame_id) FROM results WHERE seq BETWEEN ? AND ? AND camera_serial = ?"
+        " AND frame_id > ? AND frame_id < ?"
+    )
+    first, last = before.seq - NEARBY, answer.seq + NEARBY
+    ((count,),) = reader.select(sql, first, last, answer.camera_serial, before.frame_id, answer.frame_id)
+    return int(count)
 
 
 # ---- triggers

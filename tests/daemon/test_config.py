@@ -109,6 +109,9 @@ def test_the_designs_example_is_accepted(write) -> None:
         (GOOD + 'deadline_ms = "soon"\n', "inspection.deadline_ms = 'soon'", "valid integer"),
         (GOOD + "deadline_ms = 0\n", "inspection.deadline_ms = 0", "greater than or equal to 5"),
         (GOOD + "[mqtt]\nport = 70000\n", "mqtt.port = 70000", "less than or equal to 65535"),
+        (GOOD + "[storage]\nmax_gb = inf\n", "storage.max_gb = inf", "should be a finite number"),
+        (GOOD + "[storage]\noutbox_mb = nan\n", "storage.outbox_mb = nan", "should be a finite number"),
+        (GOOD + "[camera.settings]\nGain = inf\n", "camera.settings.Gain = inf", "a finite number"),
         (GOOD + '[station]\nsite = "a/b"\n', "station.site = 'a/b'", "pattern"),
         (GOOD.replace('"folder"', '"webcam"', 1), "camera.driver", 'use "simulated", "folder", "genicam" or "aravis"'),
         (GOOD.replace('driver = "folder"', ""), "camera", "driver is missing"),
@@ -134,8 +137,8 @@ def test_each_fault_names_place_and_remedy(write, text: str | bytes, place: str,
 def test_all_faults_are_told_at_once(write) -> None:
     """Nobody should have to start five times to find five typing errors."""
     with pytest.raises(ConfigError) as caught:
-        load_config(write(GOOD + '[mqtt]\nprt = 1\nhost = ""\n[log]\nlevel = "LOUD"\n'))
-    assert len(str(caught.value).splitlines()) == 3
+        load_config(write(GOOD + '[mqtt]\nprt = 1\nhost = ""\n[log]\nlevel = "LOUD"\n[camera.settings]\nGain = nan\n'))
+    assert len(str(caught.value).splitlines()) == 4
 
 
 def test_a_missing_file_says_how_to_name_another(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from lineward.daemon.health import Alarms, Health
 from lineward.daemon.result import Latency
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import pytest
@@ -34,6 +35,23 @@ def test_an_alarm_is_told_once_until_it_changes(caplog: pytest.LogCaptureFixture
     assert told[0]["camera"]["since"] == told[1]["camera"]["since"], "it is still the same trouble"
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert alarms.raised() == {}
+
+
+def test_the_last_that_is_told_is_what_holds() -> None:
+    """Rule: alarms are told in the order of their changes, so the retained topic never ends with an older state."""
+    told: list[list[str]] = []
+    other = threading.Thread(target=lambda: alarms.set("broker", "the broker is away"))
+
+    def tell(snapshot: Mapping[str, dict[str, object]]) -> None:
+        if not told and other.ident is None:
+            other.start()
+            other.join(0.2)  # the other change gets its chance to be told before this one
+        told.append(sorted(snapshot))
+
+    alarms = Alarms(tell)
+    alarms.set("camera", "the camera is away")
+    other.join()
+    assert told == [["camera"], ["broker", "camera"]]
 
 
 def test_stats_are_json_and_add_up(tmp_path: Path, make_result: Callable[..., Result]) -> None:

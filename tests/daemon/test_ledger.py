@@ -204,6 +204,23 @@ def test_a_power_cut_leaves_a_gap_and_never_repeats_a_number(tmp_path: Path) -> 
     ledger.close()
 
 
+def test_a_power_cut_leaves_its_gap_before_the_book_can_be_read(tmp_path: Path) -> None:
+    """Rule: numbers that a power cut may have taken are left out once, whether or not the database can be opened."""
+    (tmp_path / "ledger.seq").write_text(f"{41:>18d} {'another-boot':<36s} {'open':<7s}\n")
+    (tmp_path / "ledger.sqlite3").mkdir()  # cannot be opened, and is not damaged either
+    ledger = Ledger(tmp_path)
+    assert ledger.trouble
+    assert fill(ledger, 2) == [42 + POWER_CUT_GAP, 43 + POWER_CUT_GAP]
+    (tmp_path / "ledger.sqlite3").rmdir()
+    wait_until(lambda: not ledger.trouble, what="recovery")
+    assert fill(ledger, 1) == [44 + POWER_CUT_GAP]
+    ledger.close()
+    ledger = Ledger(tmp_path)
+    assert fill(ledger, 1) == [45 + POWER_CUT_GAP]
+    assert [row.seq for row in ledger.rows()] == [POWER_CUT_GAP + number for number in (42, 43, 44, 45)]
+    ledger.close()
+
+
 def test_a_process_that_did_not_close_its_book_is_known(tmp_path: Path) -> None:
     """Rule: after a kill the next process knows that the one before was not stopped; after a stop it was."""
     source = (

@@ -271,6 +271,17 @@ def test_frames_that_nobody_answered_are_a_fault(ledger, say):
     assert "frames 42 to 42 of camera s1" in report["faults"][0]["text"]
 
 
+def test_lost_frames_may_be_answered_before_older_ones(ledger, say):
+    """Rule: under overload a lost frame has its answer before those that wait, and every one of them counts."""
+    for frame_id in (1, 4, 5, 2, 3, 6):
+        lost = {"verdict": "undecided", "reason": "queue_full"} if frame_id in {4, 5} else {}
+        ledger.record(make(seq=0, part_id="", camera=CameraRef("cam", "s1", frame_id), **lost))
+    assert found(say)["fine"]
+    ledger.record(make(seq=0, part_id="A9", camera=CameraRef("cam", "s1", 9)))
+    ledger.record(make(seq=0, part_id="A7", camera=CameraRef("cam", "s1", 7)))
+    assert kinds(found(say)) == [("frame_gap", "A9")]
+
+
 def test_a_late_verdict_belongs_to_an_undecided_answer(ledger, say):
     """Rule: a verdict after the answer is explained when the answer was undecided, and a fault when it was not."""
     late = answer(ledger, "A1", verdict="undecided", reason="timeout")

@@ -121,6 +121,33 @@ def test_memory_is_bounded_and_what_is_lost_is_counted(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_storage_that_comes_after_the_start_keeps_its_own_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rule: answers that got numbers of a ledger which could not be read yet are named as lost, and touch no other."""
+    root, away = tmp_path / "root", tmp_path / "away"
+    ledger = Ledger(root)
+    for part in ("old 1", "old 2", "old 3"):
+        ledger.record(make(part_id=part))
+    ledger.close()
+    root.rename(away)
+    root.write_text("a file where the folder should be")
+    ledger = Ledger(root)
+    assert [ledger.record(make(part_id=part)).seq for part in ("new 1", "new 2")] == [1, 2]
+    ledger.acknowledge([1])
+    root.unlink()
+    away.rename(root)
+    wait_until(lambda: not ledger.trouble, what="recovery")
+    assert ledger.record(make(part_id="new 3")).seq == 4
+    assert [row.part_id for row in ledger.rows()] == ["old 1", "old 2", "old 3", "new 3"]
+    assert [row.seq for row in ledger.unacknowledged(0, 10)] == [1, 2, 3, 4], "the broker has none of these"
+    assert ledger.counts() == {"last_seq": 4, "outbox": 4, "given_up": 0, "in_memory": 0, "lost": 2}
+    assert [
+        "2 results, number 1 to 2" in record.message for record in caplog.records if record.levelname == "ERROR"
+    ] == [True]
+    ledger.close()
+
+
 def test_damage_while_running_is_repaired_aside(tmp_path: Path) -> None:
     """A file that breaks under a running line is moved aside, and the line goes on with the next number."""
     ledger = Ledger(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -106,6 +107,52 @@ def test_a_journal_that_is_away_does_not_stop_the_line(tmp_path: Path, capsys: p
     handler.emit(logging.LogRecord("lineward.x", logging.ERROR, "", 0, "lost", None, None))
     handler.close()
     assert capsys.readouterr().err == "<3>lost\n"
+
+
+def test_a_journal_that_does_not_read_costs_lines_and_not_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: a line that neither way into the journal takes is dropped, nobody waits, and a later line counts them."""
+    path = tmp_path / "journal.socket"
+    stream, journald = socket.socketpair()
+    # Under systemd this end blocks. Here it does not, so that a line which is written all the same fails the test.
+    stream.setblocking(False)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal,
+        journald,
+        stream,
+        open(stream.fileno(), "w", buffering=1, closefd=False) as stderr,
+    ):
+        journal.bind(str(path))
+        journal.setblocking(False)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        handler = log.JournalHandler(str(path))
+
+        def say(number: int) -> None:
+            handler.handle(logging.LogRecord("lineward.part", logging.INFO, "", 0, f"#{number}", None, None))
+
+        for number in range(3000):
+            say(number)
+        read = messages(journal)
+        say(3000)
+        *dropped, last = messages(journal)
+        on_stderr = journald.recv(1 << 20).decode().splitlines()
+        handler.close()
+    assert last == "#3000"
+    assert read == [f"#{number}" for number in range(len(read))]
+    assert on_stderr == [f"<6>#{number}" for number in range(len(read), len(read) + len(on_stderr))]
+    lost = 3000 - len(read) - len(on_stderr)
+    assert lost > 0
+    assert dropped == [f"{lost} lines of this log were dropped: the journal did not take them"]
+
+
+def messages(journal: socket.socket) -> list[str]:
+    """Everything that waits in the journal's socket."""
+    found: list[str] = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(parse_journal(journal.recv(65536))["MESSAGE"])
+    return found
 
 
 def test_under_systemd_the_journal_is_recognised(tmp_path: Path) -> None:

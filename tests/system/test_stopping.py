@@ -109,6 +109,20 @@ def test_while_there_is_no_broker(line: Callable[..., Line], number: signal.Sign
     assert f"{len(made.rows())} stay in the outbox" in made.log
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_while_a_replay_that_has_ended_waits_for_its_broker(
+    line: Callable[..., Line], images: Path, number: signal.Signals
+) -> None:
+    """The time that a replay gives the broker ends when somebody asks for the end."""
+    known = shared_memory()
+    camera = {"driver": "folder", "folder": str(images)}
+    made = line(port=free_port(), camera=camera, arguments=["--drain-s", 60]).start()
+    made.wait_log(f"#{len(list(images.iterdir()))} ", 60)
+    wait_until(lambda: made.camera_pid() is None, 20, "the end of the replay")
+    assert_ends_cleanly(made, number, known)
+    assert f"{len(made.rows())} stay in the outbox" in made.log
+
+
 @pytest.mark.parametrize("number", SIGNALS[:1])
 def test_while_the_broker_says_nothing(line: Callable[..., Line], silent_port: int, number: signal.Signals) -> None:
     """A broker that accepts and is silent delays neither the parts nor the end."""

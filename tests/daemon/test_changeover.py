@@ -1,0 +1,87 @@
+"""The recipe in force is remembered through a power cut, and the loop does not wait for the disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.daemon import desk
+
+from lineward.daemon.changeover import Changeover
+from lineward.daemon.config import Config
+from lineward.daemon.recipes import ActiveRecipe, Recipe, Recipes, Switch
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Loaded(Recipes):
+    """Recipes whose models need no loading."""
+
+    def prepare(self, recipe: Recipe) -> ActiveRecipe:
+        return desk.recipe(name=recipe.name)
+
+
+def config(root: Path) -> Config:
+    return Config.model_validate(
+        {
+            "camera": {"driver": "simulated"},
+            "inspection": {"model": "x.lward"},
+            "recipes": {"flange": {"model": "y.lward"}},
+            "storage": {"root": str(root)},
+        }
+    )
+
+
+def test_the_recipe_in_force_is_on_the_disk_before_anybody_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: name and folder are forced to the disk, in that order, by the changeover's thread, before the reply."""
+    forced: list[tuple[Path, str, str]] = []
+    fsync = os.fsync
+
+    def watched(fd: int) -> None:
+        path, name = Path(f"/proc/self/fd/{fd}").resolve(), tmp_path / "recipe"
+        if tmp_path in {path, path.parent} and "ledger" not in path.name:
+            text = name.read_text() if path == tmp_path else path.read_text()
+            forced.append((path if path == tmp_path else path.parent, text, threading.current_thread().name))
+        fsync(fd)
+
+    with closing(desk.Desk(tmp_path)) as station:
+        station.book.activate(desk.recipe())
+        recipes = Loaded(config(tmp_path))
+        changeover = Changeover(recipes, station.book, station.alarms, lambda _recipe: None)
+        changeover.start()
+        heard: list[tuple[str, int]] = []
+        over = threading.Event()
+
+        def reply(word: str) -> None:
+            heard.append((word, len(forced)))
+            over.set()
+
+        monkeypatch.setattr(os, "fsync", watched)
+        changeover.request("flange", reply)
+        switch = station.book.next(10)
+        assert isinstance(switch, Switch)
+        station.book.activate(switch.recipe)
+        switch.done("", "")
+        assert over.wait(10)
+        monkeypatch.undo()
+        changeover.close()
+    assert forced == [(tmp_path, "flange\n", "changeover")] * 2, "the file in its folder, then the folder"
+    assert heard == [("", 2)]
+    assert recipes.remembered().name == "flange"
+    assert [path.name for path in tmp_path.iterdir() if "recipe" in path.name] == ["recipe"], "nothing is left behind"
+
+
+def test_a_recipe_that_cannot_be_remembered_is_in_force_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rule: trouble with the disk is said, and costs nothing but the memory."""
+    recipes = Recipes(config(tmp_path / "gone"))
+    recipes.remember("flange")
+    assert ["recipe flange is in force, but is not remembered" in line for line in caplog.messages] == [True]
+    assert recipes.remembered().name == "default"
