@@ -114,7 +114,9 @@ class FrameSource:
         self._losses = LostFrames(health, alarms)
         self._looked_at = self._frame_at = 0.0
         self._waiting: deque[Part] = deque()
-        """Parts whose frames came and that are not judged yet, the oldest first."""
+        """Parts whose frames came and that are not judged yet, the oldest first. Between them those whose frames are
+        known to be missing: answers go out in the order of the frames."""
+        self._lost_for: dict[int, Reason] = {}  # by the identity of such a part: what it is answered with
         self.link = Link.CLOSED
         self.info: CameraInfo | None = None
 
@@ -234,6 +236,7 @@ class FrameSource:
 
     def _judge_one(self) -> Iterator[Part]:
         """Yield the part that has waited longest, unless its time is over; then give its frame back."""
+        self._answer_due()
         if not self._waiting:
             return
         part = self._waiting.popleft()
@@ -241,6 +244,19 @@ class FrameSource:
             yield part
         assert part.frame is not None
         self._camera.release(part.frame)
+        self._answer_due()
+
+    def _answer_due(self) -> None:
+        """Answer the parts without a frame before which none waits to be judged."""
+        while self._waiting and (reason := self._lost_for.pop(id(self._waiting[0]), None)):
+            self._answers.undecided(self._waiting.popleft(), reason)
+
+    def _answer_missed(self, frame_id: int | None, reason: Reason) -> None:
+        """Answer a part whose frame is missing as soon as those before it have their answers."""
+        part = self._book.missed(frame_id)
+        self._lost_for[id(part)] = reason
+        self._waiting.append(part)
+        self._answer_due()
 
     def _take_in(self, frame: Frame) -> None:
         """Answer the frames that are missing before this one, then let this one's part wait; the oldest makes room."""
@@ -248,31 +264,38 @@ class FrameSource:
         self._show_spell()
         self._answer_lost(lost, frame.frame_id - len(lost))
         self._waiting.append(self._book.from_frame(frame))
-        if len(self._waiting) > MAX_WAITING:
+        if len(self._waiting) - len(self._lost_for) > MAX_WAITING:
             oldest = self._waiting.popleft()
             self._answers.undecided(oldest, Reason.QUEUE_FULL)
             self._losses.given_up()
             self._show_spell()
             assert oldest.frame is not None
             self._camera.release(oldest.frame)
+            self._answer_due()
 
     def _take_in_pieces(self, got: NoFrame) -> None:
-        """Answer the part whose frame is incomplete at once: the next whole one may come long after the deadline."""
+        """Answer the part whose frame is incomplete now: the next whole one may come long after the deadline."""
         frame_id = self._losses.incomplete(got.detail)
         self._show_spell()
         if self._book.realtime:
-            self._answers.undecided(self._book.missed(frame_id), Reason.INCOMPLETE)
+            self._answer_missed(frame_id, Reason.INCOMPLETE)
 
-    def _answer_lost(self, lost: Sequence[Cause], first_id: int | None, stopped: Reason = Reason.CAMERA_LOST) -> None:
-        """Answer the parts whose frames are missing; each uses up the id that was announced for it."""
+    def _answer_lost(
+        self, lost: Sequence[Cause], first_id: int | None, stopped: Reason | None = Reason.CAMERA_LOST
+    ) -> None:
+        """Answer the parts whose frames are missing; each uses up the id that was announced for it.
+
+        ``stopped`` is the answer for frames that came whole and were thrown away; None: they get none.
+        """
         if not self._book.realtime or self._triggered:
             return  # nobody waits for an answer, or the part that was asked for gets one by its own number
         for place, cause in enumerate(lost[:MOST_NAMED]):
             frame_id = None if first_id is None or first_id + place < 0 else first_id + place
             reason = stopped if cause is Cause.STOPPED else _ANSWER_FOR.get(cause, Reason.NO_IMAGE)
-            self._answers.undecided(self._book.missed(frame_id), reason)
+            if reason is not None:
+                self._answer_missed(frame_id, reason)
 
-    def _answer_rest(self, stopped: Reason) -> None:
+    def _answer_rest(self, stopped: Reason | None) -> None:
         """Count and answer what was lost after the last frame of a stream that has ended."""
         self._answer_lost(self._losses.after_all(self._camera.health().missing), None, stopped)
 
@@ -376,13 +399,16 @@ class FrameSource:
         switch.done("", "")
 
     def close(self) -> None:
-        """Stop and let go of the camera; never raises."""
+        """Stop and let go of the camera; never raises. Frames that wait are counted; their parts see `stopped`."""
         self._book.camera_up = False
-        self._let_go()
+        self._let_go(None)
+        for part in self._waiting:
+            if reason := self._lost_for.pop(id(part), None):
+                self._answers.undecided(part, reason)
 
-    def _let_go(self) -> None:
+    def _let_go(self, stopped: Reason | None = Reason.CAMERA_LOST) -> None:
         self._camera.stop()
-        self._answer_rest(Reason.CAMERA_LOST)
+        self._answer_rest(stopped)
         self._camera.close()
         self._go(Step.CLOSE)
 

@@ -20,7 +20,7 @@ LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 MAX_SHARE = 0.1
 """Largest share of the set that one group may make up: beyond it images are alike because the product is."""
 MIN_GROUPS = 5
-"""Groups of the rarer kind that must be left, so that folds and a hold-out can still be made."""
+"""Groups of each kind there is that must be left, so that folds and a hold-out can still be made."""
 MAX_IMAGES = 6000
 """Of more images the table of distances would fill the memory (150 MB); content alone decides then."""
 
@@ -72,7 +72,7 @@ def group_near_duplicates(
     largest = max(8, int(MAX_SHARE * len(pooled)), int(np.bincount(groups).max()))
     for level in LEVELS:
         found = np.asarray(fcluster(tree, 1 - level, "distance") - 1, np.int64)
-        left = min(len(set(found[labels].tolist())), len(set(found[~labels].tolist())))
+        left = min(len(set(found[kind].tolist())) for kind in (labels, ~labels) if kind.any())
         if np.bincount(found).max() <= largest and left >= MIN_GROUPS:
             return found
     return groups

@@ -369,7 +369,10 @@ def test_a_planned_change_of_process_answers_every_frame_and_shifts_no_id(
 def test_every_frame_that_was_exposed_has_one_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """Frames that wait when the camera is stopped, and those lost after the last one that came, are no exception."""
+    """Frames that wait when the camera is stopped, and those lost after the last one that came, are no exception.
+
+    Those that wait when the service itself is stopped are counted only.
+    """
     if change == "recycle":
         monkeypatch.setattr(frames_module, "LOOK_EVERY_S", 0.1)
     memory_mb = 1 if change == "recycle" else 4096
@@ -384,15 +387,29 @@ def test_every_frame_that_was_exposed_has_one_answer(
                 other = recipe(settings={"ExposureTime": 1000.0 + number})
                 station.desk.book.post(Switch(other, lambda word, _text: words.append(word)))
         station.judge(15, takes_s=0.02)
+        before = station.health.missing["stopped"]
         rows = station.rows_at_the_end()
         assert words == [""] * 4 * (change == "settings")
-        assert len(rows) == station.exposed()
+        assert len(rows) + station.health.missing["stopped"] - before == station.exposed()
         ids = [row.frame_id for row in rows if row.frame_id is not None]
         assert len(ids) == len(set(ids))
         answered = Counter(row.reason for row in rows)
         missing = station.health.missing
         assert answered["incomplete"] == missing["incomplete"] > 0
         assert answered["no_image"] == missing["camera_gap"] > 0
+
+
+def test_answers_go_out_in_the_order_of_the_frames(tmp_path: Path) -> None:
+    """A PLC that counts must not take the answer of a lost part for that of an older one which waits to be judged."""
+    faults = [
+        f"{fault}@{at + offset}" for at in range(0, 200, 10) for fault, offset in (("drop", 4), ("incomplete", 8))
+    ]
+    with closing(Station(tmp_path, faults=faults, **PATIENT)) as station:
+        station.judge(30, takes_s=0.02)
+        rows = list(station.desk.ledger.rows())
+        ids = [row.frame_id for row in rows]
+        assert ids == list(range(len(ids)))
+        assert {"", "no_image", "incomplete"} <= {row.reason for row in rows}
 
 
 @pytest.mark.parametrize("end", ["limit", "disconnect"])

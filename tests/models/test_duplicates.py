@@ -26,6 +26,13 @@ def test_views_of_one_part_are_found() -> None:
     assert pairs.all()
 
 
+def test_views_of_good_parts_are_found_without_any_defect() -> None:
+    """Rule: a product that has no defective part yet is asked about other parts too, not about other views."""
+    pooled, part = views(40, 4, 0.5)
+    found = group_near_duplicates(pooled, np.arange(160), np.zeros(160, bool))
+    assert ((found[:, None] == found[None]) == (part[:, None] == part[None])).all()
+
+
 def test_different_parts_stay_apart() -> None:
     """Images that only share the product are not one part."""
     pooled, part = views(60, 1, 0.5)

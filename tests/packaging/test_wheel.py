@@ -52,7 +52,7 @@ def test_the_wheel_holds_every_module_once_and_nothing_else(built: Path) -> None
     (wheel,) = built.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {f"lineward/{name}" for folder in PACKAGES for name in modules(folder)}
-    expected |= {"lineward/__init__.py", "lineward/images.py", "lineward/py.typed"}
+    expected |= {"lineward/__init__.py", "lineward/extras.py", "lineward/images.py", "lineward/py.typed"}
     assert {name for name in names if name.endswith((".py", ".typed"))} == expected
     assert {name.split("/")[0] for name in names} == {"lineward"}
 

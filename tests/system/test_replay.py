@@ -202,7 +202,9 @@ def test_a_killed_camera_process_loses_and_repeats_nothing(
     assert replay.wait(60) == 0, replay.log
     assert_one_row_per_file(replay, names(images))
     assert_everything_arrived(replay, hear)
-    assert len(replay.lines("WARNING.*SIGKILL")) == 4, "one warning per outage"
+    outages = len(replay.lines("link: back after"))
+    assert 3 <= outages <= 4, "the third may come before the camera is back from the second"
+    assert len(replay.lines("WARNING.*SIGKILL")) == outages, "one warning per outage"
 
 
 def test_a_camera_process_killed_at_full_speed_loses_and_repeats_nothing(
