@@ -280,22 +280,16 @@ class FrameSource:
         if self._book.realtime:
             self._answer_missed(frame_id, Reason.INCOMPLETE)
 
-    def _answer_lost(
-        self, lost: Sequence[Cause], first_id: int | None, stopped: Reason | None = Reason.CAMERA_LOST
-    ) -> None:
-        """Answer the parts whose frames are missing; each uses up the id that was announced for it.
-
-        ``stopped`` is the answer for frames that came whole and were thrown away; None: they get none.
-        """
+    def _answer_lost(self, lost: Sequence[Cause], first_id: int | None, stopped: Reason = Reason.CAMERA_LOST) -> None:
+        """Answer the parts whose frames are missing; each uses up the id that was announced for it."""
         if not self._book.realtime or self._triggered:
             return  # nobody waits for an answer, or the part that was asked for gets one by its own number
         for place, cause in enumerate(lost[:MOST_NAMED]):
             frame_id = None if first_id is None or first_id + place < 0 else first_id + place
             reason = stopped if cause is Cause.STOPPED else _ANSWER_FOR.get(cause, Reason.NO_IMAGE)
-            if reason is not None:
-                self._answer_missed(frame_id, reason)
+            self._answer_missed(frame_id, reason)
 
-    def _answer_rest(self, stopped: Reason | None) -> None:
+    def _answer_rest(self, stopped: Reason) -> None:
         """Count and answer what was lost after the last frame of a stream that has ended."""
         self._answer_lost(self._losses.after_all(self._camera.health().missing), None, stopped)
 
@@ -399,16 +393,19 @@ class FrameSource:
         switch.done("", "")
 
     def close(self) -> None:
-        """Stop and let go of the camera; never raises. Frames that wait are counted; their parts see `stopped`."""
+        """Stop and let go of the camera; never raises. What is lost by now is counted; the station says `stopped`."""
         self._book.camera_up = False
-        self._let_go(None)
+        self._camera.stop()
+        self._losses.after_all(self._camera.health().missing)
+        self._camera.close()
+        self._go(Step.CLOSE)
         for part in self._waiting:
             if reason := self._lost_for.pop(id(part), None):
                 self._answers.undecided(part, reason)
 
-    def _let_go(self, stopped: Reason | None = Reason.CAMERA_LOST) -> None:
+    def _let_go(self) -> None:
         self._camera.stop()
-        self._answer_rest(stopped)
+        self._answer_rest(Reason.CAMERA_LOST)
         self._camera.close()
         self._go(Step.CLOSE)
 

@@ -121,6 +121,7 @@ class Jobs:
         self._station = station
         self._folder = station.root / "review" / "jobs"
         self._lock = threading.Lock()
+        self._saving = threading.Lock()  # who cancels a job writes the same file as the job itself
         self._process: subprocess.Popen[bytes] | None = None
         self._job: Job | None = None
         self._latest: dict[tuple[str, str], Job] = {}
@@ -194,11 +195,12 @@ class Jobs:
                 counts = self._station.labels.counts(product)
                 if counts.get("labelled", 0) < MIN_LABELLED:
                     raise JobError("nothing is labelled yet; label parts on the page Review first")
+                now = time.time()
                 job = Job(
-                    time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{time.time_ns() % 1000:03d}",
+                    time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f"-{int(now * 1000) % 1000:03d}",
                     product,
                     by,
-                    time.time(),
+                    now,
                     kind,
                     tier,
                 )
@@ -321,8 +323,10 @@ class Jobs:
         self._save(job)
 
     def _save(self, job: Job) -> None:
-        with suppress(OSError):
-            write_whole(self._folder / job.id / "job.json", json.dumps(asdict(job)).encode())
+        path = self._folder / job.id / "job.json"
+        with self._saving, suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(asdict(job)).encode())
 
     def _tidy(self, product: str) -> None:
         """Remove old candidates but the one that may be promoted; what was promoted is in the model store."""

@@ -49,7 +49,7 @@ def test_viky_is_inspected_at_its_full_rate(line: Callable[..., Line], broker: M
         f"viky: {len(rows)} frames in {span_s:.1f} s, {fps:.2f} fps; RSS {memory_mb:.0f} MB; stopped in {stop_s:.2f} s"
     )
     frames = [row["frame_id"] for row in rows]
-    assert frames == list(range(frames[0], frames[0] + len(frames))), "no frame is missing"
+    assert sorted(frames) == list(range(frames[0], frames[0] + len(frames))), "no frame is missing"
     assert not made.lines("frames were not inspected")
     heard_in_order(hear, rows)
     assert Counter(row["reason"] for row in rows)["timeout"] == 0
@@ -106,7 +106,8 @@ def test_the_line_goes_on_by_itself_after_every_scripted_fault(
     assert made.end()[0] == 0, made.log
     rows = made.rows()
     frames = [row["frame_id"] for row in rows]
-    assert frames == sorted(set(frames)), "each frame has one row"
+    # The time of a part may end before an older one is judged.
+    assert sorted(frames) == sorted(set(frames)), "each frame has one row"
     assert hear.seqs() == list(range(1, len(rows) + 1))
     missing = stats["missing_frames"]
     figure(f"faults: {len(rows)} answers, missing {missing}, openings {stats['camera']['openings']}")
