@@ -96,8 +96,9 @@ class LostFrames:
         self._told.update(left)
         self._health.missing.update(left)
         self._end_stream()
-        if left:
-            log.info("frames were not inspected when the camera stopped, %s (all are counted in stats)", _words(left))
+        lost = Counter({cause: n for cause, n in left.items() if cause is not Cause.STOPPED})  # thrown away on purpose
+        if lost:
+            log.info("frames were not inspected when the camera stopped, %s (all are counted in stats)", _words(lost))
         return list(left.elements())
 
     def _end_stream(self) -> None:
