@@ -116,7 +116,9 @@ def test_the_line_goes_on_by_itself_after_every_scripted_fault(
     assert len(rows) == last, "each frame has its answer, those that were lost as well"
     named = Counter(row["reason"] for row in rows if row["verdict"] == "undecided")
     assert named["incomplete"] == missing["incomplete"]
-    assert named["no_image"] == sum(missing.values()) - missing["incomplete"], "a gap is named frame by frame"
+    assert named["queue_full"] == missing.get("overrun", 0), "a busy machine; what it gives up has its answer too"
+    others = sum(missing.values()) - missing["incomplete"] - missing.get("overrun", 0)
+    assert named["no_image"] == others, "a gap is named frame by frame"
     assert stats["camera"]["openings"] == 4
     told = [(heard.json["camera"]["raised"], heard.at_s) for heard in hear.on("alarm") if "camera" in heard.json]
     changed = [entry for n, entry in enumerate(told) if n == 0 or told[n - 1][0] != entry[0]]
