@@ -96,7 +96,8 @@ class LostFrames:
         self._told.update(left)
         self._health.missing.update(left)
         self._end_stream()
-        lost = Counter({cause: n for cause, n in left.items() if cause is not Cause.STOPPED})  # thrown away on purpose
+        lost = Counter[Cause](left)
+        del lost[Cause.STOPPED]  # thrown away on purpose
         if lost:
             log.info("frames were not inspected when the camera stopped, %s (all are counted in stats)", _words(lost))
         return list(left.elements())
