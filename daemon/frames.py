@@ -113,10 +113,9 @@ class FrameSource:
         self._applied: Mapping[str, Setting] = {}
         self._losses = LostFrames(health, alarms)
         self._looked_at = self._frame_at = 0.0
-        self._waiting: deque[Part] = deque()
-        """Parts whose frames came and that are not judged yet, the oldest first. Between them those whose frames are
-        known to be missing: answers go out in the order of the frames."""
-        self._lost_for: dict[int, Reason] = {}  # by the identity of such a part: what it is answered with
+        self._waiting: deque[tuple[Part, Reason | None]] = deque()
+        """Parts whose frames came and that are not judged yet, the oldest first. Behind them, with their answer, those
+        whose frames are known to be missing: answers go out in the order of the frames."""
         self.link = Link.CLOSED
         self.info: CameraInfo | None = None
 
@@ -236,26 +235,25 @@ class FrameSource:
 
     def _judge_one(self) -> Iterator[Part]:
         """Yield the part that has waited longest, unless its time is over; then give its frame back."""
-        self._answer_due()
         if not self._waiting:
             return
-        part = self._waiting.popleft()
-        if self._book.turn(part):
-            yield part
-        assert part.frame is not None
-        self._camera.release(part.frame)
-        self._answer_due()
+        part, _ = self._waiting.popleft()
+        try:
+            if self._book.turn(part):
+                yield part
+        finally:
+            assert part.frame is not None
+            self._camera.release(part.frame)
+            self._answer_due()
 
     def _answer_due(self) -> None:
-        """Answer the parts without a frame before which none waits to be judged."""
-        while self._waiting and (reason := self._lost_for.pop(id(self._waiting[0]), None)):
-            self._answers.undecided(self._waiting.popleft(), reason)
+        """Answer the parts without a frame before which none waits to be judged: the oldest that waits has a frame."""
+        while self._waiting and (reason := self._waiting[0][1]) is not None:
+            self._answers.undecided(self._waiting.popleft()[0], reason)
 
     def _answer_missed(self, frame_id: int | None, reason: Reason) -> None:
         """Answer a part whose frame is missing as soon as those before it have their answers."""
-        part = self._book.missed(frame_id)
-        self._lost_for[id(part)] = reason
-        self._waiting.append(part)
+        self._waiting.append((self._book.missed(frame_id), reason))
         self._answer_due()
 
     def _take_in(self, frame: Frame) -> None:
@@ -263,9 +261,9 @@ class FrameSource:
         lost = self._losses.before(frame)
         self._show_spell()
         self._answer_lost(lost, frame.frame_id - len(lost))
-        self._waiting.append(self._book.from_frame(frame))
-        if len(self._waiting) - len(self._lost_for) > MAX_WAITING:
-            oldest = self._waiting.popleft()
+        self._waiting.append((self._book.from_frame(frame), None))
+        if sum(reason is None for _, reason in self._waiting) > MAX_WAITING:
+            oldest, _ = self._waiting.popleft()
             self._answers.undecided(oldest, Reason.QUEUE_FULL)
             self._losses.given_up()
             self._show_spell()
@@ -399,8 +397,8 @@ class FrameSource:
         self._losses.after_all(self._camera.health().missing)
         self._camera.close()
         self._go(Step.CLOSE)
-        for part in self._waiting:
-            if reason := self._lost_for.pop(id(part), None):
+        for part, reason in self._waiting:
+            if reason is not None:
                 self._answers.undecided(part, reason)
 
     def _let_go(self) -> None:

@@ -48,8 +48,8 @@ class Inbox:
         """Take a frame as it was announced; ``bounded`` unless it is a replay's, which waits for room."""
         slot, generation = place
         self._queue.append((place, Frame(self._rings[generation].view(slot, shape), *fields)))
-        frames = [item for item in self._queue if not isinstance(item, NoFrame)]
-        if bounded and len(frames) > MAX_WAITING:
+        frames = [item for item in self._queue if not isinstance(item, NoFrame)] if bounded else []
+        if len(frames) > MAX_WAITING:
             oldest, frame = frames[0]
             self._queue.remove(frames[0])
             self._given_up.update(frame.missing)

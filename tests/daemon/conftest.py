@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,7 +19,7 @@ def make_result() -> Callable[..., Result]:
 
     def make(**fields: object) -> Result:
         now = time.time_ns()
-        values: dict[str, object] = {
+        values: dict[str, Any] = {
             "seq": 1,
             "verdict": "pass",
             "reason": "",
@@ -35,6 +35,6 @@ def make_result() -> Callable[..., Result]:
             "latency": Latency(total=12.0),
             **fields,
         }
-        return Result(**values)  # type: ignore[arg-type]
+        return Result(**values)
 
     return make

@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from lineward.daemon.recipes import ActiveRecipe
     from lineward.daemon.result import Result
+    from lineward.drivers.process import CameraProcess
 
 MS = 1_000_000
 ROOM = 4
@@ -275,7 +276,7 @@ def test_whatever_the_camera_does_a_pass_is_about_the_part_that_was_asked_for(sc
         states = StateMachine(lambda _status: None)
         states.handle(Event.MODEL_READY)
         source = FrameSource(
-            camera,  # type: ignore[arg-type] - keeps the protocol, runs in this process
+            cast("CameraProcess", camera),  # keeps the protocol, runs in this process
             {},
             trigger="software",
             memory_mb=1e6,

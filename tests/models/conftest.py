@@ -72,6 +72,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture
+def listless_cache(cache: Path, tmp_path: Path) -> Path:
+    """Give a cache with everything that is known, in which no list of images can be kept."""
+    own = tmp_path / "cache"
+    own.mkdir()
+    for name in ("features", "facts"):
+        (cache / name).mkdir(exist_ok=True)
+        (own / name).symlink_to(cache / name)
+    (own / "sets").write_text("not a folder")
+    return own
+
+
 @pytest.fixture(scope="session")
 def trained(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
     out = tmp_path_factory.mktemp("models") / "plates.lward"
