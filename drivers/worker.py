@@ -97,6 +97,11 @@ class Worker:
             missing[Cause.OVERRUN] = missing.get(Cause.OVERRUN, 0) + self._overrun
         self._beat.health = CameraHealth(health.frames, missing, health.temperature_c)
 
+    def _tell_losses(self) -> None:
+        """Say what was lost until now, without waiting for the next frame or beat."""
+        self._look_after_health()
+        self._beat.send()
+
     def _obey(self, message: tuple[Any, ...]) -> None:
         name, *arguments = message
         if name == wire.RELEASE:
@@ -165,8 +170,7 @@ class Worker:
             got = camera.grab(timeout_s)
         except CameraError as error:
             self._streaming = False
-            self._look_after_health()
-            self._beat.send()  # what was lost until now; no frame will tell it
+            self._tell_losses()  # no frame will tell them
             self._wire.send(wire.LOST, type(error).__name__, str(error))
             return
         if isinstance(got, Frame):
@@ -192,6 +196,7 @@ class Worker:
             self._dropped.update(frame.missing)
             self._dropped[Cause.OVERRUN] += 1
             self._overrun += 1
+            self._tell_losses()  # at once: a process that crashes next tells nothing any more
             return
         slot = self._free.pop()
         np.copyto(self._ring.view(slot, image.shape), image)

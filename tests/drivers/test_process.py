@@ -61,9 +61,16 @@ def take(camera: CameraProcess) -> Frame:
 
 def exhaust(camera: CameraProcess) -> None:
     """Take frames until the camera says that it is lost."""
+    exhaust_into([], camera)
+
+
+def exhaust_into(frames: list[int], camera: CameraProcess) -> None:
+    """Take frames until the camera says that it is lost; their numbers are in ``frames``."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        camera.grab(0.1)
+        got = camera.grab(0.1)
+        if isinstance(got, Frame):
+            frames.append(got.frame_id)
 
 
 def is_gone(pid: int) -> bool:
@@ -312,6 +319,24 @@ def test_stopping_counts_what_it_throws_away_and_what_no_frame_told() -> None:
     assert missing[Cause.STOPPED] >= 1
     camera.close()
     assert camera.health().missing == {}
+
+
+def test_a_process_that_crashes_has_told_what_it_had_no_room_for() -> None:
+    """The last frame before a crash may be one that found no place: no other frame and no beat will tell it."""
+    crash_at = 20  # a ring has 12 places, and nobody gives one back
+    camera = simulated(rate_hz=200.0, faults=[f"crash@{crash_at}"])
+    camera.open()
+    camera.start()
+    pid = camera.pid
+    assert pid is not None
+    deadline = time.monotonic() + 30
+    while not is_gone(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(CameraLostError):
+        exhaust_into(delivered := [], camera)
+    assert len(delivered) + camera.health().missing[Cause.OVERRUN] == crash_at
+    camera.close()
 
 
 def test_a_triggered_replay_says_its_end_without_a_trigger(images: Path) -> None:

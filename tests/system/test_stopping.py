@@ -195,4 +195,4 @@ def test_sigterm_to_every_process_at_once(line: Callable[..., Line], broker: Mos
             os.kill(pid, signal.SIGTERM)
     assert_ends_cleanly(made, signal.SIGTERM, known)
     assert_stopped_is_told(hear)
-    assert not made.lines("WARNING"), made.log
+    assert not [text for text in made.lines("WARNING") if "frames were not inspected" not in text], made.log
