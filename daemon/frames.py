@@ -241,6 +241,8 @@ class FrameSource:
         try:
             if self._book.turn(part):
                 yield part
+            else:  # at once, if the deadline clock has not done so: those behind it may have their answers already
+                self._answers.undecided(part, Reason.TIMEOUT)
         finally:
             assert part.frame is not None
             self._camera.release(part.frame)

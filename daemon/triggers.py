@@ -267,7 +267,7 @@ class TriggerBook:
             return part
 
     def turn(self, part: Part) -> bool:
-        """Say that a part is judged from now on; False if that is in vain: the deadline clock has or will have it."""
+        """Say that a part is judged from now on; False if it has its answer, or if judging it is in vain."""
         with self.changed:
             if part.seq is not None or self._in_vain(part):
                 return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import time
 from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -11,11 +13,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
-from tests.daemon.desk import recipe
+from tests.daemon.desk import PASS, recipe
 from tests.daemon.station import PATIENT, Station
 
 from lineward.daemon import frames as frames_module
 from lineward.daemon import lost_frames
+from lineward.daemon.answers import Judgement
+from lineward.daemon.clock import DeadlineClock
 from lineward.daemon.recipes import Switch
 from lineward.drivers.lifecycle import Link
 
@@ -178,6 +182,24 @@ def test_answers_go_out_in_the_order_of_the_frames(tmp_path: Path) -> None:
         ids = [row.frame_id for row in rows]
         assert ids == list(range(len(ids)))
         assert {"", "no_image", "incomplete"} <= {row.reason for row in rows}
+
+
+def test_answers_keep_their_order_when_the_judge_is_too_slow(tmp_path: Path) -> None:
+    """Frames that can no longer be judged in time and frames that had to make room are answered in their turn."""
+    faults = [f"drop@{at}:2" for at in range(15, 2000, 15)]
+    with closing(Station(tmp_path, rate_hz=100.0, faults=faults, **PATIENT)) as station:
+        station.desk.book.activate(recipe(deadline_ms=120))
+        clock = DeadlineClock(station.desk.book, station.desk.answers)
+        clock.start()
+        for part in itertools.islice(station.source, 30):
+            time.sleep(0.05)
+            station.desk.answers.give(Judgement(part, PASS))
+            station.desk.book.judged(part)
+        clock.close()
+        rows = list(station.desk.ledger.rows())
+    ids = [row.frame_id for row in rows]
+    assert ids == list(range(len(ids)))
+    assert {"timeout", "queue_full", "no_image"} <= {row.reason for row in rows}
 
 
 @pytest.mark.parametrize("end", ["limit", "disconnect"])

@@ -35,7 +35,7 @@ def test_cameras_lists_the_simulator_of_the_genicam_package(tmp_path: Path) -> N
 def test_every_frame_of_a_genicam_camera_has_its_answer(
     line: Callable[..., Line], broker: Mosquitto, hear: Subscriber
 ) -> None:
-    """Through harvesters, 20 frames a second: none is missing, and one that a busy machine gives up is answered as such."""
+    """Through harvesters, 20 frames a second: none is missing; one that a busy machine gives up is answered as such."""
     seconds = 60 if LONG else 10
     made = line(port=broker.port, camera=VIKY, review={"keep_per_hour": 5}).start()
     made.wait_log("#1 ", 30)
@@ -51,10 +51,10 @@ def test_every_frame_of_a_genicam_camera_has_its_answer(
         f"viky: {len(rows)} frames in {span_s:.1f} s, {fps:.2f} fps; RSS {memory_mb:.0f} MB; stopped in {stop_s:.2f} s"
     )
     frames = [row["frame_id"] for row in rows]
-    assert sorted(frames) == list(range(frames[0], frames[0] + len(frames))), "no frame is missing"
+    assert frames == list(range(frames[0], frames[0] + len(frames))), "no frame is missing"
     heard_in_order(hear, rows)
     undecided = Counter(row["reason"] for row in rows if row["verdict"] == "undecided")
-    assert undecided.keys() <= {"queue_full", "timeout"}, "a busy machine; the frame has its answer all the same"
+    assert undecided.keys() <= {"queue_full", "timeout", "error"}, "a busy machine, or the stop; each has its answer"
     assert not undecided["queue_full"] or made.lines("frames were not inspected"), "never in silence"
 
 
@@ -107,9 +107,8 @@ def test_the_line_goes_on_by_itself_after_every_scripted_fault(
     stats = next(heard.json for heard in reversed(hear.on("stats")))
     assert made.end()[0] == 0, made.log
     rows = made.rows()
-    frames = [row["frame_id"] for row in rows]
-    # The time of a part may end before an older one is judged.
-    assert sorted(frames) == sorted(set(frames)), "each frame has one row"
+    frames = [row["frame_id"] for row in rows if row["frame_id"] is not None]  # a crash leaves the last ones unnamed
+    assert frames == sorted(set(frames)), "each frame has one row, in its turn"
     assert hear.seqs() == list(range(1, len(rows) + 1))
     missing = stats["missing_frames"]
     figure(f"faults: {len(rows)} answers, missing {missing}, openings {stats['camera']['openings']}")
