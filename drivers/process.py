@@ -253,10 +253,8 @@ class CameraProcess:
 
     def _reply_to(self, message: tuple[Any, ...], limit_s: float) -> tuple[Any, ...]:
         assert self._child is not None
-        try:
+        with suppress(wire.PeerGoneError):  # found when all that it sent is read
             self._child.wire.send(*message)
-        except wire.PeerGoneError:
-            self._mark_dead(self._child.obituary())
         deadline = time.monotonic() + limit_s
         while not self._replies:
             self._raise_if_lost()
@@ -317,10 +315,8 @@ class CameraProcess:
     def _release(self, slot: int, generation: int) -> None:
         if self._child is None or self._dead:
             return
-        try:
+        with suppress(wire.PeerGoneError):  # found when all that it sent is read
             self._child.wire.send(wire.RELEASE, slot, generation)
-        except wire.PeerGoneError:
-            self._mark_dead(self._child.obituary())
 
     def _forget_frames(self) -> int:
         """Drop what waits; the files of a replay that nobody triggers are not stale, so they stay."""

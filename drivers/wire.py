@@ -90,7 +90,11 @@ class Wire:
         if not self._poll.poll(max(0.0, timeout_s) * 1000):
             return None
         try:
-            data, fds, _flags, _address = socket.recv_fds(self._sock, MAX_MESSAGE, 1)
+            try:
+                data, fds, _flags, _address = socket.recv_fds(self._sock, MAX_MESSAGE, 1)
+            except ConnectionResetError:
+                # The other side ended before it read all of ours. Linux says so once; what it sent is still there.
+                data, fds, _flags, _address = socket.recv_fds(self._sock, MAX_MESSAGE, 1)
         except OSError as error:
             raise PeerGoneError from error
         if not data:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+from tests.broker import wait_until
 
 from lineward.drivers.camera import (
     CameraError,
@@ -26,6 +27,7 @@ from lineward.drivers.camera import (
     NoFrameReason,
 )
 from lineward.drivers.process import MAX_WAITING, CameraProcess
+from lineward.drivers.simulation.device import DeviceMemory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -329,13 +331,36 @@ def test_a_process_that_crashes_has_told_what_it_had_no_room_for() -> None:
     camera.start()
     pid = camera.pid
     assert pid is not None
-    deadline = time.monotonic() + 30
-    while not is_gone(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: is_gone(pid), 30, "its end")
     with pytest.raises(CameraLostError):
         exhaust_into(delivered := [], camera)
     assert len(delivered) + camera.health().missing[Cause.OVERRUN] == crash_at
+    camera.close()
+
+
+@pytest.mark.parametrize("unread", [True, False], ids=["with_a_message_unread", "then_given_back"])
+def test_what_a_process_sent_before_it_died_is_delivered(tmp_path: Path, *, unread: bool) -> None:
+    """Frames that came whole are judged, whatever the dead process had not read, or is sent after its death."""
+    memory = tmp_path / "camera"
+    camera = simulated(limit=9, memory=str(memory))
+    camera.open()
+    camera.start()
+    first = take(camera)
+    pid = camera.pid
+    assert pid is not None
+    wait_until(lambda: DeviceMemory(memory).read()[0] == 9, 30, "the last frame is exposed")
+    time.sleep(0.5)  # and sent; nothing is read here meanwhile
+    os.kill(pid, signal.SIGSTOP)
+    if unread:
+        camera.release(first)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: is_gone(pid), 30, "its end")
+    if not unread:
+        camera.release(first)
+    delivered: list[int] = []
+    with pytest.raises(CameraLostError, match="SIGKILL"):
+        exhaust_into(delivered, camera)
+    assert [first.frame_id, *delivered] == list(range(9))
     camera.close()
 
 
