@@ -46,6 +46,10 @@ class Grid:
 GRIDS = {"local": Grid(deep=False, turned=False, few=3), "deep": Grid(deep=True, turned=True, few=1)}
 """Components by their name."""
 
+TURNS = 3
+"""So often directions are fitted without some of the folds. Once for each of five folds tells good from defective no
+better, and looking along them is the dearest step of a fit on kept features."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
@@ -150,8 +154,12 @@ def fit_local(
     number = int(folds.max()) + 1
     depth = store.layout.deep_depth if grid.deep else store.layout.depth
     scores = np.empty(len(labels))
+    turns = np.zeros(number + 1, np.int64)  # which directions a model looks along; the last one is fitted on everything
     with workers(store.threads, "local") as pool:
-        rotations = _fit_directions(store, sources, labels, folds, grid=grid, pool=pool) if grid.turned else None
+        rotations = None
+        if grid.turned:
+            turns = np.arange(number + 1) * TURNS // number if number > TURNS else np.arange(number + 1)
+            rotations = _fit_directions(store, sources, labels, turns[folds], grid=grid, pool=pool)
         features = np.empty((len(rotations) if rotations else 1, len(labels), 3 * depth), np.float32)
         side_by_side = np.concatenate(rotations, axis=1) if rotations else None
 
@@ -164,11 +172,12 @@ def fit_local(
 
         def fit(column: int) -> LocalModel:
             inside = folds != column  # all of them for the last one
-            mine = features[column if rotations else 0]
+            turn = turns[column]
+            mine = features[turn]
             scaler = fit_scaler(mine[inside])
             space, projected = fit_subspace(scaler(mine[inside]), seed)
             head = fit_kernel(projected, labels[inside], seed)
-            model = LocalModel(grid, rotations[column] if rotations else None, scaler, space, head)
+            model = LocalModel(grid, rotations[turn] if rotations else None, scaler, space, head)
             if column < number:
                 scores[~inside] = model.score_features(mine[~inside])
             return model

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -326,42 +327,40 @@ def test_stopping_counts_what_it_throws_away_and_what_no_frame_told() -> None:
 def test_a_process_that_crashes_has_told_what_it_had_no_room_for() -> None:
     """The last frame before a crash may be one that found no place: no other frame and no beat will tell it."""
     crash_at = 20  # a ring has 12 places, and nobody gives one back
-    camera = simulated(rate_hz=200.0, faults=[f"crash@{crash_at}"])
-    camera.open()
-    camera.start()
-    pid = camera.pid
-    assert pid is not None
-    wait_until(lambda: is_gone(pid), 30, "its end")
-    with pytest.raises(CameraLostError):
-        exhaust_into(delivered := [], camera)
-    assert len(delivered) + camera.health().missing[Cause.OVERRUN] == crash_at
-    camera.close()
+    with closing(simulated(rate_hz=40.0, faults=[f"crash@{crash_at}"])) as camera:
+        camera.open()
+        camera.start()
+        pid = camera.pid
+        assert pid is not None
+        wait_until(lambda: is_gone(pid), 30, "its end")
+        with pytest.raises(CameraLostError):
+            exhaust_into(delivered := [], camera)
+        assert len(delivered) + camera.health().missing[Cause.OVERRUN] == crash_at
 
 
 @pytest.mark.parametrize("unread", [True, False], ids=["with_a_message_unread", "then_given_back"])
 def test_what_a_process_sent_before_it_died_is_delivered(tmp_path: Path, *, unread: bool) -> None:
     """Frames that came whole are judged, whatever the dead process had not read, or is sent after its death."""
     memory = tmp_path / "camera"
-    camera = simulated(limit=9, memory=str(memory))
-    camera.open()
-    camera.start()
-    first = take(camera)
-    pid = camera.pid
-    assert pid is not None
-    wait_until(lambda: DeviceMemory(memory).read()[0] == 9, 30, "the last frame is exposed")
-    time.sleep(0.5)  # and sent; nothing is read here meanwhile
-    os.kill(pid, signal.SIGSTOP)
-    if unread:
-        camera.release(first)
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: is_gone(pid), 30, "its end")
-    if not unread:
-        camera.release(first)
-    delivered: list[int] = []
-    with pytest.raises(CameraLostError, match="SIGKILL"):
-        exhaust_into(delivered, camera)
-    assert [first.frame_id, *delivered] == list(range(9))
-    camera.close()
+    with closing(simulated(rate_hz=40.0, limit=9, memory=str(memory))) as camera:
+        camera.open()
+        camera.start()
+        first = take(camera)
+        pid = camera.pid
+        assert pid is not None
+        wait_until(lambda: DeviceMemory(memory).read()[0] == 9, 30, "the last frame is exposed")
+        time.sleep(0.5)  # and sent; nothing is read here meanwhile
+        os.kill(pid, signal.SIGSTOP)
+        if unread:
+            camera.release(first)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: is_gone(pid), 30, "its end")
+        if not unread:
+            camera.release(first)
+        delivered: list[int] = []
+        with pytest.raises(CameraLostError, match="SIGKILL"):
+            exhaust_into(delivered, camera)
+        assert [first.frame_id, *delivered] == list(range(9))
 
 
 def test_a_triggered_replay_says_its_end_without_a_trigger(images: Path) -> None:
