@@ -46,9 +46,10 @@ class Grid:
 GRIDS = {"local": Grid(deep=False, turned=False, few=3), "deep": Grid(deep=True, turned=True, few=1)}
 """Components by their name."""
 
-TURNS = 3
-"""So often directions are fitted without some of the folds. Once for each of five folds tells good from defective no
-better, and looking along them is the dearest step of a fit on kept features."""
+FEW_TURNS, MANY_GOOD = 3, 400
+"""With so many good images directions are fitted three times instead of once without each fold: looking along them is
+the dearest step of a fit on kept features. With 60, good parts look more usual to the deployed model, whose directions
+know all of them, than to one whose directions know three fifths (docs/decisions/0012)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,9 @@ def fit_local(
     with workers(store.threads, "local") as pool:
         rotations = None
         if grid.turned:
-            turns = np.arange(number + 1) * TURNS // number if number > TURNS else np.arange(number + 1)
+            turns = np.arange(number + 1)
+            if number > FEW_TURNS and np.count_nonzero(~labels) >= MANY_GOOD:
+                turns = turns * FEW_TURNS // number
             rotations = _fit_directions(store, sources, labels, turns[folds], grid=grid, pool=pool)
         features = np.empty((len(rotations) if rotations else 1, len(labels), 3 * depth), np.float32)
         side_by_side = np.concatenate(rotations, axis=1) if rotations else None

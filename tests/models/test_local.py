@@ -1,16 +1,30 @@
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from scipy.special import expit
 
+from lineward.models import local
+from lineward.models.backbone import EfficientNetLite0
+from lineward.models.dataset import read_dataset
+from lineward.models.features import FeatureStore
 from lineward.models.fit import COMPONENT_NAMES, decide_on_scores
-from lineward.models.local import local_features
+from lineward.models.folds import fitting_folds
+from lineward.models.local import fit_local, local_features
 from lineward.models.metrics import calibration_error
+from lineward.models.prepare import InputSpec
 from lineward.models.records import Risk
 from lineward.models.sizes import choose_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from lineward.models.features import Source
 
 
 def test_one_odd_patch_is_an_extreme() -> None:
@@ -49,6 +63,28 @@ def test_the_strongest_few_are_averaged_along_the_channels() -> None:
     assert found == pytest.approx(expected, abs=1e-5)
     ((few, _),) = local_features(cells[:, :2], None, 3)
     assert few[:8] == pytest.approx(np.zeros(8), abs=1e-5)
+
+
+@pytest.mark.parametrize("many", [1, 10_000], ids=["directions_of_several_folds", "directions_of_each_fold"])
+def test_a_score_knows_nothing_of_its_fold(data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    """Whatever the other images of its fold show, neither directions nor head have seen them when it is judged."""
+    monkeypatch.setattr(local, "MANY_GOOD", many)
+    dataset = read_dataset(data)
+    folds = fitting_folds(dataset.labels, dataset.groups, 0)
+    spec = InputSpec(height=64, width=64, channels=1, colour="mono")
+    store = FeatureStore(EfficientNetLite0(), spec, cache)
+    sources = list(dataset.sources)
+    stranger = sources[int(np.flatnonzero(dataset.labels)[0])]
+
+    def scores(changed: list[Source]) -> NDArray[np.float64]:
+        return fit_local(store, changed, dataset.labels, folds, 0, grid=local.GRIDS["deep"]).scores
+
+    before = scores(sources)
+    for fold in range(int(folds.max()) + 1):
+        kept, *others = np.flatnonzero((folds == fold) & ~dataset.labels).tolist()
+        after = scores([stranger if index in others else source for index, source in enumerate(sources)])
+        assert after[kept] == pytest.approx(before[kept], abs=1e-6)
+        assert after[others] != pytest.approx(before[others], abs=1e-3)
 
 
 def scored(n: int, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:  # type: ignore[type-arg]
