@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import secrets
 import sqlite3
 import threading
@@ -231,7 +232,7 @@ class Feed:
             broker=self._broker_words(),
             product=str(state.get("product") or (rows[0].product if rows else "")),
             model=str(state.get("model") or ""),
-            watch=_table(stats, "watch"),
+            watch=_watch(_table(stats, "watch")),
             passed=self._thumbnails.newest(PASSED),
             troubles=troubles,
         )
@@ -321,4 +322,22 @@ def _table(record: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    """Return a number as it is, or None for anything else, those that JSON cannot say among them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    with contextlib.suppress(OverflowError):  # an integer of many digits
+        return float(value) if math.isfinite(value) else None
+    return None
+
+
+def _watch(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the part `watch` of `stats` as the page shows it; what has another type than the line's is left out."""
+    found: dict[str, Any] = {"state": str(record.get("state") or "")}
+    for name in ("parts", "of", "wrong_products"):
+        found[name] = int(_number(record.get(name)) or 0)
+    for name in ("deviation", "limit"):
+        numbers = {key: _number(value) for key, value in _table(record, name).items()}
+        found[name] = {key: value for key, value in numbers.items() if value is not None}
+    out = record.get("out")
+    found["out"] = [name for name in out if isinstance(name, str)] if isinstance(out, list) else []
+    return found

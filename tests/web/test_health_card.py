@@ -51,7 +51,8 @@ def test_each_state_is_a_sentence(watch: dict[str, Any], said: str) -> None:
 
 @needs_mosquitto
 def test_what_drifts_is_shown_against_its_limit(tmp_path: Path, browser: Chromium, services: list[Service]) -> None:
-    """Rule: each figure has its bar, one that is out says so in words, it follows the line, and a name is only text."""
+    """Rule: each figure has its bar, one that is out says so in words, it follows the line, and a name is only text,
+    and what has no sense is left out."""
     broker = Mosquitto(tmp_path)
     shown = ReviewPage(tmp_path / "page", broker=broker.port).add_people()
     services.append(shown)
@@ -87,6 +88,11 @@ def test_what_drifts_is_shown_against_its_limit(tmp_path: Path, browser: Chromiu
         assert page.locator(".lw-figure:visible").last.get_attribute("aria-label") == f"{script} +50.0 %, limit 4.0 %"
         assert page.locator(".lw-zone:visible").last.get_attribute("aria-label") == f"{script} +50.0 % of 4.0 %"
         assert page.evaluate("window.owned === undefined")
+        wrong = {"deviation": {"contrast": "much", "brightness": [1]}, "limit": {"brightness": None}, "out": [{}, 7]}
+        tell(watching(**wrong, parts="many", wrong_products={}))
+        page.wait_for_selector("text=As at commissioning, which took 0 parts.")
+        assert page.locator(".lw-figure:visible").count() == 0
+        tell({"state": "watching", "deviation": [1], "limit": 10**400, "out": 3, "parts": float("nan")})
         tell({"state": "commissioning", "parts": 5, "of": 2000})
         page.wait_for_selector("text=Learning what is normal: 5 of 2000 parts.")
         assert page.locator(".lw-figure:visible").count() == 0
