@@ -129,7 +129,8 @@ REASONS = {
 }
 
 UNDECIDED = {
-    "timeout": "Not judged within the deadline. A verdict that comes later is kept in the ledger and is no answer.",
+    "timeout": "Not judged within the deadline; said before it when too little time is left. A verdict that comes "
+    "later is kept in the ledger and is no answer.",
     "no_image": "The camera sent no picture of this part.",
     "incomplete": "The picture was damaged on the way.",
     "camera_lost": "There is no camera.",
