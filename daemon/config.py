@@ -232,13 +232,16 @@ class Storage(_Section):
     """Where results and images are kept."""
 
     root: Path = Field(Path("/var/lib/lineward"), description="Folder of ledger, outbox, images and models.")
-    max_gb: float = Field(20, gt=0, description="Quota of all kept images in gigabytes; the oldest go first.")
+    max_gb: float = Field(
+        20, gt=0, le=100_000, description="Quota of all kept images in gigabytes; the oldest go first."
+    )
     audit_gb: float = Field(
-        2, ge=0, description="Share of max_gb that images of passed parts (review.audit_share) may take."
+        2, ge=0, le=100_000, description="Share of max_gb that images of passed parts (review.audit_share) may take."
     )
     thumbnails_gb: float = Field(
         0.5,
         ge=0,
+        le=100_000,
         description="Quota of the small pictures of passed parts (review.thumbnail_share), beside max_gb; 0: none.",
     )
     ledger_rows: int = Field(

@@ -247,8 +247,9 @@ class Jobs:
             write_whole(folder / "order.json", json.dumps(order).encode())
             self._watch(job, folder)
         except Exception as error:
-            log.exception("a training failed")
-            self._over(job, FAILED, str(error))
+            if job.state == RUNNING:  # one that was cancelled meanwhile has ended as a person wanted
+                log.exception("a training failed")
+                self._over(job, FAILED, str(error))
         finally:
             shutil.rmtree(folder / "data", ignore_errors=True)
             self._tidy(job.product)

@@ -110,6 +110,7 @@ def test_the_designs_example_is_accepted(write) -> None:
         (GOOD + "deadline_ms = 0\n", "inspection.deadline_ms = 0", "greater than or equal to 5"),
         (GOOD + "[mqtt]\nport = 70000\n", "mqtt.port = 70000", "less than or equal to 65535"),
         (GOOD + "[storage]\nmax_gb = inf\n", "storage.max_gb = inf", "should be a finite number"),
+        (GOOD + "[storage]\nmax_gb = 1e300\n", "storage.max_gb = 1e+300", "should be less than or equal to 100000"),
         (GOOD + "[storage]\noutbox_mb = nan\n", "storage.outbox_mb = nan", "should be a finite number"),
         (GOOD + "[camera.settings]\nGain = inf\n", "camera.settings.Gain = inf", "a finite number"),
         (GOOD + '[station]\nsite = "a/b"\n', "station.site = 'a/b'", "pattern"),
