@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.broker import wait_until
 from tests.web.kit import add_part
 
 from lineward.daemon.config import load_config
@@ -140,3 +141,17 @@ def test_what_came_to_nothing_does_not_push_a_candidate_out(good: str, root: Pat
 def label_one(station: Station) -> None:
     """There is nothing to train on without a label."""
     station.labels.give(add_part(station.labels, 1, product="plates").image, "tom", PASS)
+
+
+def test_what_breaks_after_a_cancel_is_no_failure(root: Path, station: Station) -> None:
+    """Whoever cancels a training in its first moments reads that it was cancelled, whatever it met on its way out."""
+    label_one(station)
+    with station.jobs._saving:  # the job waits here, before it has begun
+        job = station.jobs.start("plates", "tom")
+        folder = root / "review" / "jobs" / job.id
+        wait_until(folder.is_dir, 20, "its folder")
+        job.state = CANCELLED
+        folder.rmdir()
+        folder.write_text("not a folder any more")
+    wait_for_the_end()
+    assert job.state == CANCELLED
