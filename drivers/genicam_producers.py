@@ -7,6 +7,7 @@ length of the buffer queue, because ``fetch`` holds the interpreter lock while i
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import logging
 import os
@@ -37,6 +38,7 @@ for _name in [name for name in logging.root.manager.loggerDict if name.startswit
 
 _IN_USE = (gentl.ResourceInUseException, gentl.AccessDeniedException, gentl.BusyException)
 _ACCESS = {1: "available", 2: "read-only", 3: "unreachable", 4: "in use", 5: "open here", 6: "open here, read-only"}
+_FUNCTIONS = ("GCInitLib", "TLOpen", "TLGetNumInterfaces")
 _KILL = gentl.ACQ_STOP_FLAGS_LIST.ACQ_STOP_FLAGS_KILL
 
 
@@ -91,6 +93,25 @@ def _viky() -> Path:
     return Path(spec.origin).with_name("viky.cti")
 
 
+def _require_functions(file: Path) -> None:
+    """See that a library is a GenTL producer: harvesters calls what is not there, which ends the process by SIGSEGV.
+
+    Raises
+    ------
+    CameraNotFoundError
+        It has not the functions that GenTL asks for.
+    OSError
+        It cannot be loaded at all.
+    """
+    library = ctypes.CDLL(str(file))
+    missing = [name for name in _FUNCTIONS if not hasattr(library, name)]
+    if missing:
+        raise CameraNotFoundError(
+            f"GenTL producer {file}: it is a library, but no GenTL producer, for it has no {missing[0]}; name the .cti "
+            "file of the camera's maker"
+        )
+
+
 class Producer:
     """One GenTL producer, loaded once per process: a second Harvester on the same file would see no devices."""
 
@@ -101,6 +122,7 @@ class Producer:
         self.harvester = Harvester()
         self.shaken = False  # a camera was lost: updating or resetting now was seen to end in SIGSEGV
         try:
+            _require_functions(file)
             self.harvester.add_file(str(file), check_existence=True, check_validity=True)
         except OSError as error:
             raise CameraNotFoundError(f"GenTL producer {file} cannot be loaded: {error}; install it anew") from error

@@ -11,6 +11,7 @@ import time
 import warnings
 
 import pytest
+from pydantic_core import _pydantic_core
 
 from lineward.drivers import registry
 from lineward.drivers.camera import (
@@ -97,6 +98,17 @@ def test_missing_producers_are_not_found(tmp_path, monkeypatch):
     monkeypatch.delenv("GENICAM_GENTL64_PATH")
     with pytest.raises(CameraNotFoundError, match="not set here; a service does not see your shell's variables: name"):
         GenicamCamera(serial="0").open()
+
+
+def test_a_library_that_is_no_producer_is_named(monkeypatch, tmp_path):
+    """Another .so that was renamed or linked by mistake: harvesters would end the process with SIGSEGV."""
+    file = tmp_path / "other.cti"
+    file.symlink_to(_pydantic_core.__file__)
+    said = r"it is a library, but no GenTL producer, for it has no GCInitLib; name the \.cti file of the camera's maker"
+    with pytest.raises(CameraNotFoundError, match=said):
+        GenicamCamera(producers=[str(file)], serial="0").open()
+    monkeypatch.setenv("GENICAM_GENTL64_PATH", f"{tmp_path}{os.pathsep}{find_producers(['viky'])[0].parent}")
+    assert len(discover()) == 3
 
 
 def test_producers_come_from_the_environment(monkeypatch):
