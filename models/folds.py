@@ -62,13 +62,40 @@ def fitting_folds(labels: NDArray[np.bool_], groups: NDArray[np.int64], seed: in
     """
     for attempt in range(OTHER_SEEDS + 1):
         folds = grouped_folds(labels, groups, seed + attempt, most)
-        outside = (labels[folds != fold] for fold in range(int(folds.max()) + 1))
-        if all(kinds.any() and not kinds.all() for kinds in outside):
+        if _leaves_both(labels, folds):
+            return folds
+    for attempt in range(OTHER_SEEDS + 1):
+        folds = _dealt(labels, groups, seed + attempt if attempt else None)
+        if _leaves_both(labels, folds):
             return folds
     raise DatasetError(
         "too few different parts or batches with defects, or without: none are left to learn from when those of one "
         "fold are judged; add images of other parts, or divide batches that are large in groups.csv"
     )
+
+
+def _leaves_both(labels: NDArray[np.bool_], folds: NDArray[np.int64]) -> bool:
+    outside = (labels[folds != fold] for fold in range(int(folds.max()) + 1))
+    return all(kinds.any() and not kinds.all() for kinds in outside)
+
+
+def _dealt(labels: NDArray[np.bool_], groups: NDArray[np.int64], seed: int | None) -> NDArray[np.int64]:
+    """Deal groups to two folds, each to the fold with the fewest images of its kind.
+
+    Two batches with defects of very different sizes end in one fold with every seed of `grouped_folds`, which seeks an
+    even share of good and defective images. Without a ``seed`` the most defective are dealt first.
+    """
+    fold = np.zeros(len(labels), np.int64)
+    held = np.zeros((2, 2), np.int64)  # images by fold and kind
+    names = np.unique(groups).tolist()
+    sizes = {group: (int(labels[groups == group].sum()), int((groups == group).sum())) for group in names}
+    names.sort(key=lambda group: sizes[group], reverse=True)
+    for group in names if seed is None else np.random.default_rng(seed).permutation(names).tolist():
+        defective, count = sizes[group]
+        mine = int(held[:, 1 if defective else 0].argmin())
+        held[mine] += count - defective, defective
+        fold[groups == group] = mine
+    return fold
 
 
 def _parts(labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> int:

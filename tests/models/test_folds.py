@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from lineward.models.dataset import DatasetError
@@ -53,8 +55,34 @@ def test_folds_to_fit_on_are_those_of_the_seed_where_these_will_do() -> None:
     assert len(set(folds[labels])) == 2
 
 
-def test_defects_that_stay_together_with_every_seed_are_refused() -> None:
+def test_a_single_batch_with_defects_is_refused() -> None:
     """Rule: when nothing of a kind is left to learn from, that is said, with what to do."""
     with pytest.raises(DatasetError, match="too few different parts or batches with defects") as caught:
-        fitting_folds(*batches([19, 10, 7, 3], [0, 6, 2, 0]), 0)
+        fitting_folds(*batches([19, 10, 7, 3], [0, 6, 0, 0]), 0)
     assert "groups.csv" in str(caught.value)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.one_of(st.just(0), st.integers(1, 20))), min_size=2, max_size=6))
+@example([(19, 0), (10, 6), (7, 2), (3, 0)])  # an even share of kinds puts both batches with defects in one fold
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_what_can_be_divided_is_divided(counts: list[tuple[int, int]]) -> None:
+    """Rule: a set is refused only if there is no way to leave both kinds in each of two folds."""
+    there = [batch for batch in counts if batch != (0, 0)]
+    assume(len(there) > 1)
+    labels, groups = batches([good for good, _ in there], [defects for _, defects in there])
+    assume(min(labels.sum(), (~labels).sum()) >= 3)  # with fewer a set is not read at all
+    halves = itertools.product([False, True], repeat=len(there))
+    sides = (
+        [[batch for batch, at in zip(there, half, strict=True) if at is side] for side in (False, True)]
+        for half in halves
+    )
+    possible = any(
+        all(any(good for good, _ in side) and any(bad for _, bad in side) for side in both) for both in sides
+    )
+    try:
+        folds = fitting_folds(labels, groups, 0)
+    except DatasetError:
+        assert not possible
+    else:
+        for fold in set(folds.tolist()):
+            assert 0 < labels[folds != fold].sum() < (folds != fold).sum()
