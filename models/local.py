@@ -5,8 +5,8 @@ when the image's own mean is taken away. On the fine grid the channels themselve
 patches are averaged, because one alone is often noise. On the coarsest grid it is one patch along the principal
 directions of good ones (docs/decisions/0021).
 
-Directions are fitted on the same images as the head, never on the ones that are scored: fitted on all good images
-they made good parts under test look more usual than new ones, and showed 0.97 where 0.90 was true.
+Directions are fitted on good images that the head knows as well, never on the ones that are scored: fitted on all good
+ones they made good parts under test look more usual than new ones, and showed 0.97 where 0.90 was true.
 """
 
 from __future__ import annotations
