@@ -135,18 +135,16 @@ def test_too_little_is_refused_and_nothing_is_written(
     assert [path.name for path in out.parent.iterdir()] == ["m.lward"]
 
 
-def test_batches_that_cannot_be_divided_are_refused(
-    make_parts: Callable[..., Path], cache: Path, tmp_path: Path
-) -> None:
-    """Rule: when one fold holds all defects whatever the seed, one line says so, and what to do."""
+def test_two_batches_with_defects_are_enough(make_parts: Callable[..., Path], cache: Path, tmp_path: Path) -> None:
+    """Rule: where an even share of both kinds would put all defects in one fold, the two batches are taken apart."""
     folder = make_parts(tmp_path / "data", good=39, defects={"spot": 8}, first=3000, groups=False)
     names = [f"good/{path.name}" for path in sorted((folder / "good").iterdir())]
     names += [f"defect/spot/{path.name}" for path in sorted((folder / "defect" / "spot").iterdir())]
     batches = "a" * 19 + "b" * 10 + "c" * 7 + "d" * 3 + "b" * 6 + "c" * 2
     rows = [f"{name},{batch}" for name, batch in zip(names, batches, strict=True)]
     (folder / "groups.csv").write_text("\n".join(["file,group", *rows]))
-    with pytest.raises(DatasetError, match="too few different parts or batches with defects"):
-        train_quick(folder, tmp_path / "m.lward", product="p", cache_dir=cache, height=96, width=96)
+    report = train_quick(folder, tmp_path / "m.lward", product="p", cache_dir=cache, height=96, width=96)
+    assert (report.manifest.holdout.n_good, report.manifest.holdout.n_defect) == (39, 8)
 
 
 def test_what_can_fail_fails_before_the_bundle_is_replaced(data: Path, listless_cache: Path, tmp_path: Path) -> None:
