@@ -55,6 +55,9 @@ def test_every_frame_of_a_genicam_camera_has_its_answer(
     heard_in_order(hear, rows)
     undecided = Counter(row["reason"] for row in rows if row["verdict"] == "undecided")
     assert undecided.keys() <= {"queue_full", "timeout", "error"}, "a busy machine, or the stop; each has its answer"
+    verdicts = [row["verdict"] for row in rows]
+    first_error = next((at for at, row in enumerate(rows) if row["reason"] == "error"), len(rows))
+    assert set(verdicts[first_error:]) <= {"undecided"}, "only those that waited at the stop, behind all others"
     assert not undecided["queue_full"] or made.lines("frames were not inspected"), "never in silence"
 
 
