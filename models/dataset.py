@@ -18,7 +18,7 @@ from lineward.models.features import Source, write_whole
 from lineward.models.filefacts import FACTS_VERSION, Facts, find_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MIN_GOOD = 10
 MIN_DEFECT = 4
 """Below these, grouped folds with both kinds in each cannot be made, let alone a hold-out."""
+CONTENT = "content "
+"""Begins the group of an image whose part nobody has named; the digest of its bytes follows."""
 
 
 class DatasetError(ValueError):
@@ -40,7 +42,7 @@ class Item:
     source: Source
     defect_type: str | None
     group: str
-    mono: bool
+    mono: bool | None
     facts: Facts | None = field(default=None, compare=False)
 
     @property
@@ -91,7 +93,7 @@ class Dataset:
     @property
     def mono(self) -> bool:
         """Whether to train on brightness alone: as soon as one file is mono, colour would tell files, not parts."""
-        return any(item.mono for item in self.items)
+        return any(item.mono for item in self.items) or not any(item.mono is False for item in self.items)
 
 
 def read_dataset(
@@ -146,14 +148,18 @@ def read_dataset(
     if conflicts == "refuse":
         _check_conflicts(files, facts)
     groups, known, warnings = _groups(folder, files, facts)
-    if len({fact.mono for fact in facts}) == 2:
-        mono = sum(fact.mono for fact in facts)
-        warnings.append(f"{mono} images are mono and {len(facts) - mono} in colour: all are used as mono")
+    warnings += mixed_colour([fact.mono for fact in facts])
     items = tuple(
         Item(path.relative_to(folder).as_posix(), Source(path, fact.digest), kind, group, fact.mono, fact)
         for (path, kind), fact, group in zip(files, facts, groups, strict=True)
     )
     return Dataset(folder, items, known, tuple(warnings), _digest(items))
+
+
+def mixed_colour(mono: Sequence[bool | None]) -> list[str]:
+    """Say in one sentence, or none, that some images are in colour and others are not."""
+    count, colour = sum(kind is True for kind in mono), sum(kind is False for kind in mono)
+    return [f"{count} images are mono and {colour} in colour: all are used as mono"] if count and colour else []
 
 
 def _labelled_files(folder: Path) -> list[tuple[Path, str | None]]:
@@ -174,7 +180,7 @@ def _labelled_files(folder: Path) -> list[tuple[Path, str | None]]:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return image files anywhere below a folder, sorted, none when it does not exist; hidden files are left out.
+    """Return image files anywhere below a folder, sorted, none when it does not exist; what is hidden is left out.
 
     Links to folders are followed, each folder is read once: a link that leads back to where it lies is no loop.
 
@@ -197,10 +203,10 @@ def find_images(folder: Path) -> list[Path]:
             with os.scandir(place) as entries:
                 for entry in entries:
                     path = place / entry.name
+                    if entry.name.startswith("."):
+                        continue
                     if entry.is_dir():
                         (linked if entry.is_symlink() else real).append(path)
-                    elif entry.name.startswith("."):
-                        continue
                     elif entry.is_file():
                         found += [path] if path.suffix.lower() in SUFFIXES else []
                     elif entry.is_symlink() and not path.suffix:
@@ -270,8 +276,10 @@ def _groups(
         try:
             with table.open(newline="", encoding="utf-8-sig") as stream:
                 for row in csv.DictReader(stream):
-                    if (row["group"] or "").strip():
-                        named[row["file"].replace("\\", "/")] = row["group"]
+                    if group := (row["group"] or "").strip():
+                        file = row["file"].replace("\\", "/")
+                        named[file] = group
+                        named.setdefault(file.strip(), group)
         except (KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
             raise DatasetError(f"{table}: needs columns file and group, separated by commas, in UTF-8") from error
         missing = [path for path, _ in files if path.relative_to(folder).as_posix() not in named]
@@ -279,13 +287,30 @@ def _groups(
             warnings.append(f"groups.csv does not list {len(missing)} images, such as {missing[0].name}")
     else:
         warnings.append("there is no groups.csv, so nobody has said which images show the same part")
-    # Copies stay together whatever the table says.
-    first: dict[str, str] = {}
-    groups = []
-    for (path, _), fact in zip(files, facts, strict=True):
-        own = named.get(path.relative_to(folder).as_posix(), f"content {fact.digest}")
-        groups.append(first.setdefault(fact.digest, own))
+    own = [
+        named.get(path.relative_to(folder).as_posix(), CONTENT + fact.digest)
+        for (path, _), fact in zip(files, facts, strict=True)
+    ]
+    groups = _with_copies(own, [fact.digest for fact in facts])
     return groups, table.exists() and not warnings, warnings
+
+
+def _with_copies(groups: list[str], digests: list[str]) -> list[str]:
+    """Unite groups that hold copies of one image, whatever the table says; a name of the table stays one."""
+    leader: dict[str, str] = {group: group for group in groups}
+
+    def lead(group: str) -> str:
+        while leader[group] != group:
+            group = leader[group]
+        return group
+
+    first: dict[str, str] = {}
+    for group, digest in zip(groups, digests, strict=True):
+        mine, other = lead(group), lead(first.setdefault(digest, group))
+        if mine != other:
+            keep, give = sorted((mine, other), key=lambda name: (name.startswith(CONTENT), name))
+            leader[give] = keep
+    return [lead(group) for group in groups]
 
 
 def _digest(items: tuple[Item, ...]) -> str:

@@ -18,7 +18,7 @@ from lineward.images import decode_image
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FACTS_VERSION = 3
+FACTS_VERSION = 4
 """Of the notes kept in the cache: raise it when a field is added or means something else."""
 
 
@@ -31,7 +31,7 @@ class Facts:
     digest
         SHA-256 of the bytes, hexadecimal.
     mono
-        Whether all channels are equal.
+        Whether all channels are equal; None when all pixels are as well, of a colour file, which may show a black part.
     width, height, channels, bits
         As stored in the file.
     brightest
@@ -47,7 +47,7 @@ class Facts:
     """
 
     digest: str
-    mono: bool
+    mono: bool | None
     width: int
     height: int
     channels: int
@@ -66,7 +66,8 @@ def find_facts(data: bytes, digest: str, name: str) -> Facts:
     image = decode_image(data, name)
     colour = image.ndim == 3
     # Three equal channels are a mono image in a colour file.
-    mono = not colour or bool((image[:, :, 0] == image[:, :, 1]).all() and (image[:, :, 1] == image[:, :, 2]).all())
+    alike = not colour or bool((image[:, :, 0] == image[:, :, 1]).all() and (image[:, :, 1] == image[:, :, 2]).all())
+    mono = None if colour and alike and image.min() == image.max() else alike
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8) if colour else image
     counts = np.bincount(grey.ravel(), minlength=256) / grey.size
     shares = np.cumsum(counts)

@@ -10,12 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineward.models.dataset import MIN_DEFECT, MIN_GOOD, Dataset, DatasetError, Item, read_dataset, too_few
+from lineward.models.dataset import (
+    CONTENT,
+    MIN_DEFECT,
+    MIN_GOOD,
+    Dataset,
+    DatasetError,
+    Item,
+    mixed_colour,
+    read_dataset,
+    too_few,
+)
 from lineward.models.features import Source, is_there, write_whole
 from lineward.models.metrics import design_effect, measure, rate
 from lineward.models.records import DIGEST_DIGITS
@@ -45,8 +56,10 @@ def read_training_set(  # noqa: PLR0917 - one caller
     if base is None:
         dataset = read_dataset(data, cache_dir=cache, progress=progress, threads=threads, training=False)
     else:
-        known = _find_base(base, base_data, cache, threads)
-        dataset = join(known, _read_new(data, cache, threads, progress))
+        if not base.data.trained_on:
+            raise DatasetError("--base: an imported model has no training images to start from; train without --base")
+        new = _read_new(data, cache, threads, progress)
+        dataset = join(_find_base(base, base_data, cache, threads, new), new)
     _check_counts(dataset)
     return dataset
 
@@ -80,12 +93,13 @@ def _moved(item: Item, path: Path) -> Item:
     return Item(item.file, Source(path, item.source.digest), item.defect_type, item.group, item.mono)
 
 
-def _find_base(base: Manifest, base_data: Path | None, cache: Path, threads: int) -> Dataset:
+def _find_base(base: Manifest, base_data: Path | None, cache: Path, threads: int, new: Dataset) -> Dataset:
+    """Find the base's images; what is among the new ones is there, whatever the folder of the base has."""
     if base_data is not None:
         found = read_dataset(base_data, cache_dir=cache, threads=threads, training=False)
     else:
         found = _recall(cache, base.data.digest)
-    present = {item.source.digest[:DIGEST_DIGITS] for item in found.items}
+    present = {item.source.digest[:DIGEST_DIGITS] for item in (*found.items, *new.items)}
     missing = set(base.data.trained_on) - present
     if missing:
         raise DatasetError(
@@ -149,18 +163,20 @@ def _record_path(cache: Path, digest: str) -> Path:
 def join(old: Dataset, new: Dataset) -> Dataset:
     """Put two sets together; an image that both have counts once, with the new label if the labels differ.
 
-    A part keeps its name in both, so that images of a known part join its group.
+    A part keeps its name in both, so that images of a known part join its group, and so does an image of the old set
+    whose part the new one does not name.
     """
-    relabelled = {item.source.digest for item in new.items}
-    items = tuple(item for item in old.items if item.source.digest not in relabelled) + new.items
-    changed = [item for item in old.items if item.source.digest in relabelled]
-    corrected = sum(
-        item.defective != other.defective
-        for item in changed
-        for other in new.items
-        if other.source.digest == item.source.digest
+    before = {item.source.digest: item for item in old.items}
+    again = {item.source.digest: item for item in new.items}
+    corrected = sum(item.defective != before[digest].defective for digest, item in again.items() if digest in before)
+    known = (before.get(item.source.digest) for item in new.items)
+    added = tuple(
+        replace(item, group=other.group) if other and item.group.startswith(CONTENT) else item
+        for item, other in zip(new.items, known, strict=True)
     )
-    warnings = dict.fromkeys((*old.warnings, *new.warnings))
+    items = tuple(item for item in old.items if item.source.digest not in again) + added
+    mixture = mixed_colour([item.mono for item in items])
+    warnings = dict.fromkeys((*old.warnings, *new.warnings, *mixture))
     if corrected:
         warnings[f"{corrected} images of the base were given the other label"] = None
     return Dataset(

@@ -61,6 +61,35 @@ def test_colour_is_used_only_when_all_files_have_it(tmp_path: Path) -> None:
     assert any("6 images are mono and 12 in colour" in warning for warning in dataset.warnings)
 
 
+@pytest.mark.parametrize("level", [0, 255])
+def test_a_black_or_white_frame_of_a_colour_camera_is_not_mono(tmp_path: Path, level: int) -> None:
+    """Rule: a frame with one level only says nothing about the camera; the others decide, and nothing is warned of."""
+    folder = tmp_path
+    for kind, count in (("good", 12), ("defect/spot", 6)):
+        (folder / kind).mkdir(parents=True)
+        for index in range(count):
+            image = np.random.default_rng([len(kind), index]).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+            cv2.imwrite(str(folder / kind / f"{index:02d}.png"), image)
+    cv2.imwrite(str(folder / "good" / "flat.png"), np.full((40, 50, 3), level, np.uint8))
+    dataset = read_dataset(folder)
+    assert not dataset.mono
+    assert not any("mono" in warning for warning in dataset.warnings)
+    grey = fill(tmp_path / "grey")
+    cv2.imwrite(str(grey / "good" / "flat.png"), np.full((40, 50, 3), level, np.uint8))
+    assert read_dataset(grey).mono
+
+
+def test_what_is_hidden_does_not_belong_to_the_set(tmp_path: Path) -> None:
+    """Rule: thumbnails that file managers and storage boxes hide are neither good images nor a type of defect."""
+    folder = fill(tmp_path)
+    for hidden in ("good/.thumbs", "good/.@__thumb", "defect/.ipynb_checkpoints"):
+        (folder / hidden).mkdir()
+        shutil.copy(folder / "good" / "00.png", folder / hidden / "t.png")
+    dataset = read_dataset(folder)
+    assert len(dataset.items) == 18
+    assert dataset.defect_types == {"spot": 6}
+
+
 def refused(folder: Path) -> str:
     with pytest.raises(DatasetError) as caught:
         read_dataset(folder)
@@ -136,6 +165,37 @@ def test_copies_stay_together(tmp_path: Path) -> None:
     assert groups["good/copy.png"] == groups["good/05.png"]
     assert dataset.groups_known
     assert len(set(groups.values())) == len(groups) - 1
+
+
+def test_blanks_around_a_part_do_not_make_it_another(tmp_path: Path) -> None:
+    """Rule: `good/00.png,P1` and `good/01.png, P1 ` show the same part, as a spreadsheet shows it."""
+    folder = fill(tmp_path)
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.png"))]
+    parts = {"good/00.png": "P1", "good/01.png": " P1 "}
+    table = [f"{name} ,{parts.get(name, name)}" for name in names]
+    (folder / "groups.csv").write_text("file,group\n" + "\n".join(table) + "\n")
+    dataset = read_dataset(folder)
+    groups = {item.file: item.group for item in dataset.items}
+    assert groups["good/00.png"] == groups["good/01.png"] == "P1"
+    assert dataset.groups_known
+
+
+def test_a_copy_that_is_not_listed_joins_the_part_of_its_twin(tmp_path: Path) -> None:
+    """Rule: a copy never takes an image away from the part that the table gives it, and joins parts that share one."""
+    folder = fill(tmp_path)
+    shutil.copy(folder / "good" / "05.png", folder / "good" / "00-copy.png")
+    shutil.copy(folder / "good" / "07.png", folder / "good" / "08-copy.png")
+    listed = {
+        "good/05.png": "P3",
+        "good/06.png": "P3",
+        "good/07.png": "P4",
+        "good/08-copy.png": "P5",
+        "good/09.png": "P5",
+    }
+    (folder / "groups.csv").write_text("file,group\n" + "".join(f"{name},{part}\n" for name, part in listed.items()))
+    groups = {item.file: item.group for item in read_dataset(folder).items}
+    assert groups["good/00-copy.png"] == groups["good/05.png"] == groups["good/06.png"] == "P3"
+    assert groups["good/07.png"] == groups["good/08-copy.png"] == groups["good/09.png"]
 
 
 def test_copies_are_read_at_the_same_time(tmp_path: Path) -> None:

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from lineward.models.bundle import load_bundle, load_manifest
+from lineward.models.bundle import load_bundle, load_manifest, save_bundle
 from lineward.models.dataset import DatasetError, read_dataset
 from lineward.models.evaluate import evaluate
 from lineward.models.finetune import train_full
 from lineward.models.fit import Crossfit
-from lineward.models.incremental import compare_with_parent
+from lineward.models.incremental import compare_with_parent, join
 from lineward.models.quick import train_quick
 from lineward.models.session import Session
 from lineward.models.verdict import Decision
@@ -72,6 +73,55 @@ def test_a_base_that_is_not_known_here_needs_its_folder(
     assert not out.exists()
     grown = train_quick(new, out, product="p", cache_dir=other, base=report.model, base_data=data)
     assert grown.manifest.data.n_good == 54
+
+
+def test_a_base_of_a_base_is_found_again_in_two_folders(
+    base: tuple[TrainReport, Path, Path], make_parts: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Rule: without the cache, images that lie in the new folder need not lie in the one of --base-data as well."""
+    report, data, cache = base
+    new = make_parts(tmp_path / "new", good=4, defects={"scratch": 6}, first=7500)
+    grown = train_quick(new, tmp_path / "1.lward", product="plates", cache_dir=cache, base=report.model)
+    again = train_quick(
+        new, tmp_path / "2.lward", product="plates", cache_dir=tmp_path / "lost", base=grown.model, base_data=data
+    )
+    assert set(again.manifest.data.trained_on) == set(grown.manifest.data.trained_on)
+
+
+def test_an_imported_model_is_no_base(base: tuple[TrainReport, Path, Path], tmp_path: Path) -> None:
+    """Rule: what was not trained here has no images to start from; that is said instead of training from nothing."""
+    report, data, cache = base
+    imported = report.manifest.model_copy(
+        update={"tier": "imported", "data": report.manifest.data.model_copy(update={"trained_on": ()})}
+    )
+    bundle = load_bundle(report.model)
+    path = tmp_path / "imported.lward"
+    save_bundle(path, bundle.data[: bundle.manifest.graph_bytes], imported)
+    with pytest.raises(DatasetError, match="--base: an imported model has no training images"):
+        train_quick(data, tmp_path / "m.lward", product="plates", cache_dir=cache, base=path)
+
+
+def test_a_corrected_label_leaves_an_image_with_its_part(make_parts: Callable[..., Path], tmp_path: Path) -> None:
+    """Rule: an image of the base that comes again without a named part stays with the other images of its part."""
+    old = read_dataset(make_parts(tmp_path / "old", good=20, defects={"spot": 8}))
+    first, sister = (item for item in old.items if item.group == "good-0")
+    (tmp_path / "new" / "good").mkdir(parents=True)
+    (tmp_path / "new" / "defect" / "dent").mkdir(parents=True)
+    shutil.copy(first.source.path, tmp_path / "new" / "defect" / "dent" / "0.png")
+    joined = join(old, read_dataset(tmp_path / "new", training=False))
+    groups = {item.source.digest: item.group for item in joined.items}
+    assert groups[first.source.digest] == groups[sister.source.digest] == "good-0"
+    assert "1 images of the base were given the other label" in joined.warnings
+
+
+def test_colour_that_is_lost_to_mono_images_is_said(make_parts: Callable[..., Path], tmp_path: Path) -> None:
+    """Rule: mono images beside a base in colour make the model a mono one, and a warning names how many there are."""
+    old = read_dataset(make_parts(tmp_path / "old", good=20, defects={"spot": 8}))
+    coloured = replace(old, items=tuple(replace(item, mono=False) for item in old.items))
+    new = read_dataset(make_parts(tmp_path / "new", good=12, defects={"spot": 4}, first=900))
+    joined = join(coloured, new)
+    assert joined.mono
+    assert "16 images are mono and 28 in colour: all are used as mono" in joined.warnings
 
 
 def test_worse_on_the_old_parts_is_not_promotable(base: tuple[TrainReport, Path, Path]) -> None:
