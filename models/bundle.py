@@ -25,8 +25,11 @@ __all__ = ["Bundle", "BundleError", "Manifest", "load_bundle", "load_manifest", 
 
 _MANIFEST_KEY = b"lineward"
 _DIGEST_KEY = b"lineward_sha256"
-_METADATA_FIELD = 14  # ModelProto.metadata_props
+_GRAPH_FIELD, _METADATA_FIELD = 7, 14  # ModelProto.graph and metadata_props
 _MODEL_FIELDS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26})
+
+MAX_FIELDS = 1000
+"""Most top-level fields of a file; a bundle has about ten, and one for each function of an imported model."""
 
 
 class BundleError(ValueError):
@@ -111,15 +114,19 @@ def load_bundle(path: Path) -> Bundle:
 
 def _verified_manifest(path: Path, data: bytes) -> bytes:
     damaged = f"{path}: the file is damaged (a digest does not match); copy it again from where it was trained"
+    numbers: set[int] = set()
+    start = len(data)
     try:
-        fields = list(_fields(data))
+        for number, begin in _fields(data):
+            numbers.add(number)
+            if number == _METADATA_FIELD:
+                start = min(start, begin)
     except ValueError as error:
         if _MANIFEST_KEY in data:
             raise BundleError(damaged) from error
         raise BundleError(f"{path}: not an ONNX file, so not a bundle; make one with `lineward train`") from error
-    if not {number for number, _, _ in fields} <= _MODEL_FIELDS or not any(number == 7 for number, _, _ in fields):
+    if not numbers <= _MODEL_FIELDS or _GRAPH_FIELD not in numbers:
         raise BundleError(f"{path}: not an ONNX model, so not a bundle; make one with `lineward train`")
-    start = next((begin for number, begin, _ in fields if number == _METADATA_FIELD), len(data))
     found = data.rfind(_entry_head(_MANIFEST_KEY), start)
     if found < 0:
         hint = damaged if _MANIFEST_KEY in data[start:] else None
@@ -168,14 +175,14 @@ def _tagged(number: int, payload: bytes) -> bytes:
     return bytes([number << 3 | 2]) + bytes(length) + payload
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield number, begin and end of each top-level field; `ValueError` when it is no protobuf message.
+def _fields(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield number and begin of each top-level field; `ValueError` when it is no protobuf message of a model's size.
 
     Thirty lines instead of `import onnx`, which would cost the service 30 MB and a second copy of the model.
     """
-    position = 0
+    position = count = 0
     while position < len(data):
-        begin = position
+        begin, count = position, count + 1
         tag, position = _varint(data, position)
         match tag & 7:
             case 0:
@@ -187,7 +194,9 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, int]]:
                 raise ValueError("a field that no ONNX model has")
         if position > len(data) or tag >> 3 == 0:
             raise ValueError("cut off")
-        yield tag >> 3, begin, position
+        if count > MAX_FIELDS:
+            raise ValueError("more fields than any model has")
+        yield tag >> 3, begin
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from lineward.models.foreign import ELEMENTS, GOOD_WORDS, SCALINGS, Foreign, For
 from lineward.models.prepare import MAX_SIDE_PX, MIN_SIDE_PX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -94,7 +95,7 @@ def _load(path: Path) -> onnx.ModelProto:
         raise ForeignModelError(f"{path}: not an ONNX file; export the model to ONNX first") from error
     if not model.graph.node:
         raise ForeignModelError(f"{path}: not an ONNX model: there is nothing in it; export the model to ONNX first")
-    tensors = [*model.graph.initializer, *(attr.t for node in model.graph.node for attr in node.attribute)]
+    tensors = (tensor for part in (model.graph, *model.functions) for tensor in _tensors(part))
     if any(external_data_helper.uses_external_data(tensor) for tensor in tensors):
         raise ForeignModelError(
             f"{path}: its weights lie in other files; put all into one: "
@@ -110,6 +111,26 @@ def _load(path: Path) -> onnx.ModelProto:
                 f"({first_line(error)}); export it with opset {MIN_OPSET} or newer"
             ) from error
     return model
+
+
+def _tensors(part: onnx.GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:
+    """Yield every tensor of a graph or function, also those of branches, loops and sparse weights."""
+    attributes = [attribute for node in part.node for attribute in node.attribute]
+    sparse: list[onnx.SparseTensorProto] = []
+    if isinstance(part, onnx.GraphProto):
+        yield from part.initializer
+        sparse += part.sparse_initializer
+    else:
+        attributes += part.attribute_proto
+    for attribute in attributes:
+        yield attribute.t
+        yield from attribute.tensors
+        sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _tensors(graph)
+    for weights in sparse:
+        yield weights.values
+        yield weights.indices
 
 
 def _without_zipmaps(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:

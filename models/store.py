@@ -13,14 +13,15 @@ the first line. How files are changed is in `lineward.models.store_files`.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lineward.models.bundle import Bundle, BundleError, load_bundle
 from lineward.models.store_files import (
+    CURRENT,
     PRODUCT,
     VERSION,
+    PointerError,
     StoreError,
     append_audit,
     audit,
@@ -59,7 +60,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One version of one product. ``trouble`` is empty, or says why the file cannot be used; then no manifest."""
+    """One version of one product. ``trouble`` is empty, or says why the file cannot be used; then no manifest.
+
+    ``version`` is empty where a damaged `current` leaves open which one judges.
+    """
 
     product: str
     version: str
@@ -135,17 +139,30 @@ def current(root: Path, product: str) -> Path | None:
 
 
 def history(root: Path, product: str) -> tuple[str, ...]:
-    """Return the versions that judged, the present one first; what was rolled back is not among them."""
-    return tuple(read_pointer(root / "models" / product))
+    """Return the versions that judged, the present one first; what was rolled back is not among them.
+
+    Empty when `current` is damaged, which `show` and `list_models` report.
+    """
+    try:
+        return tuple(read_pointer(root / "models" / product))
+    except PointerError:
+        return ()
 
 
 def list_models(root: Path, product: str | None = None) -> list[Entry]:
-    """Return every version in the store, products by name, versions by time of making; each file is verified."""
+    """Return every version in the store, products by name, versions by time of making; each file is verified.
+
+    A product whose `current` cannot be read has a further entry that says so.
+    """
     models = root / "models"
     names = [product] if product is not None else sorted(path.name for path in folders(models))
     found: list[Entry] = []
     for name in names:
-        pointer = read_pointer(models / name)
+        pointer, trouble = [], ""
+        try:
+            pointer = read_pointer(models / name)
+        except StoreError as error:
+            trouble = str(error)
         entries = [
             _entry(name, path, is_current=path.stem == (pointer[0] if pointer else None))
             for path in sorted((models / name).glob("*.lward"))
@@ -153,6 +170,8 @@ def list_models(root: Path, product: str | None = None) -> list[Entry]:
         if pointer and pointer[0] not in {entry.version for entry in entries}:
             path = bundle_path(root, name, pointer[0])
             entries.append(Entry(name, pointer[0], path, True, f"{path}: the current model's file is gone", "", None))
+        if trouble:
+            entries.append(Entry(name, "", models / name / CURRENT, True, trouble, "", None))
         found += sorted(entries, key=lambda entry: (entry.manifest.created if entry.manifest else "", entry.version))
     return found
 
@@ -179,13 +198,16 @@ def show(root: Path, product: str, version: str | None = None) -> Entry:
 
 
 def add(root: Path, path: Path, *, who: str | None = None) -> Entry:
-    """Copy a bundle into the store, verified and whole or not at all; adding it again changes nothing.
+    """Copy a bundle into the store, verified and whole or not at all.
+
+    Adding it again changes nothing; where it lies damaged in the store it is restored, and the audit says so.
 
     Raises
     ------
     BundleError
         The file is damaged, of an unknown format, or of a name that cannot be a file's; another file is already there
-        under the same product and version; or the store cannot be written to.
+        under the same product and version, or a damaged one of which this is not known to be the original; or the
+        store cannot be written to.
     """
     bundle = load_bundle(path)
     product, version = bundle.manifest.product, bundle.manifest.version
@@ -193,9 +215,10 @@ def add(root: Path, path: Path, *, who: str | None = None) -> Entry:
     _check_name("version", version, VERSION, path)
     with locked(root):
         goal = bundle_path(root, product, version)
-        if not _same(goal, bundle):
+        what = _what_to_do(root, goal, bundle)
+        if what:
             goal.parent.mkdir(parents=True, exist_ok=True)
-            append_audit(root, "add", product, version, who, sha256=bundle.sha256)
+            append_audit(root, what, product, version, who, sha256=bundle.sha256)
             # The digest first: a bundle that is there always has one.
             write_whole(digest_path(goal), _digest_line(goal, bundle))
             write_whole(goal, bundle.data)
@@ -204,6 +227,8 @@ def add(root: Path, path: Path, *, who: str | None = None) -> Entry:
 
 def promote(root: Path, product: str, version: str, *, force: bool = False, who: str | None = None) -> Entry:
     """Make a version in the store the one that judges; promoting the current one changes nothing.
+
+    Where `current` is damaged a new one is written, and what judged before can be read in the audit only.
 
     Parameters
     ----------
@@ -231,10 +256,14 @@ def promote(root: Path, product: str, version: str, *, force: bool = False, who:
         reason = not_promotable(bundle.manifest)
         if reason and not force:
             raise StoreError(f"{path}: not promoted: {reason}; train again, or promote it with --force")
-        versions = read_pointer(path.parent)
+        extra = {"forced": reason} if reason else {}
+        try:
+            versions = read_pointer(path.parent)
+        except PointerError:
+            versions = []
+            extra["mended"] = f"{CURRENT} was damaged"
         if versions[:1] != [version]:
             before = versions[0] if versions else None
-            extra = {"forced": reason} if reason else {}
             append_audit(root, "promote", product, version, who, before=before, sha256=bundle.sha256, **extra)
             write_pointer(path.parent, [version, *versions])
     return show(root, product, version)
@@ -246,7 +275,7 @@ def rollback(root: Path, product: str, *, who: str | None = None) -> Entry:
     Raises
     ------
     BundleError
-        No version was promoted before this one, or the file of that one is damaged.
+        No version was promoted before this one, the file of that one is damaged, or `current` is.
     """
     _check_name("product", product, PRODUCT)
     with locked(root):
@@ -268,6 +297,9 @@ def not_promotable(manifest: Manifest) -> str:
     return manifest.not_promotable or "its own training marked it as not promotable"
 
 
+_ADD_AGAIN = "add the original again with `lineward models promote FILE.lward`"
+
+
 def _entry(product: str, path: Path, *, is_current: bool) -> Entry:
     try:
         bundle = _verified(path)
@@ -278,40 +310,72 @@ def _entry(product: str, path: Path, *, is_current: bool) -> Entry:
 
 def _verified(path: Path) -> Bundle:
     """Load a bundle of the store and compare it with the digest that it had when it was added."""
+    if not path.exists():
+        raise StoreError(f"{path}: gone from the store; {_ADD_AGAIN}, or promote another version")
     bundle = load_bundle(path)
-    digest = digest_path(path)
-    try:
-        expected = digest.read_text(encoding="ascii").split(maxsplit=1)[0]
-    except (OSError, UnicodeDecodeError, IndexError) as error:
+    expected = _digest_beside(path)
+    if not expected:
         raise StoreError(
-            f"{digest}: missing or unreadable, so {path.name} may be anything; move the file out of the store and add "
-            "it with `lineward models promote FILE.lward`"
-        ) from error
+            f"{digest_path(path)}: missing or unreadable, so {path.name} may be anything; {_ADD_AGAIN}, or promote "
+            "another version"
+        )
     if expected != bundle.sha256:
         raise StoreError(
-            f"{path}: not the file that was added to the store (its digest differs); restore it from a copy, or "
-            "`lineward models rollback`"
+            f"{path}: not the file that was added to the store (its digest differs); {_ADD_AGAIN}, or promote another "
+            "version"
         )
     if (bundle.manifest.product, bundle.manifest.version) != (path.parent.name, path.stem):
         raise StoreError(
-            f"{path}: it says that it is {bundle.manifest.product} {bundle.manifest.version}; it was renamed by hand, "
-            "add the original file instead"
+            f"{path}: it says that it is {bundle.manifest.product} {bundle.manifest.version}; it was renamed by hand: "
+            f"{_ADD_AGAIN}, or promote another version"
         )
     return bundle
 
 
-def _same(path: Path, bundle: Bundle) -> bool:
-    """Tell whether this very bundle is in the store already; refuse when it is another one of the same name."""
+def _digest_beside(path: Path) -> str:
+    """Return the digest that a bundle had when it was added, or an empty text where that cannot be read."""
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return False
-    if hashlib.sha256(data).hexdigest() == bundle.sha256:
-        return digest_path(path).is_file()
+        return digest_path(path).read_text(encoding="utf-8").split(maxsplit=1)[0]
+    except (OSError, UnicodeDecodeError, IndexError):
+        return ""
+
+
+def _what_to_do(root: Path, goal: Path, bundle: Bundle) -> str:
+    """Return `add`, `restore` for the original of what lies damaged in the store, or nothing for what is there already.
+
+    Raises
+    ------
+    StoreError
+        Another bundle is there, or a damaged one of which this is not known to be the original.
+    """
+    if not goal.exists():
+        return "add"
+    try:
+        stored = _verified(goal).sha256
+    except BundleError:
+        stored = ""
+    if stored == bundle.sha256:
+        return ""
+    if stored:
+        raise StoreError(
+            f"{goal}: another model of this product and version is in the store; a version never changes, train or "
+            "import the new one again, which gives it another"
+        )
+    if bundle.sha256 in {_digest_beside(goal), _added_last(root, bundle.manifest)}:
+        return "restore"
     raise StoreError(
-        f"{path}: another model of this product and version is in the store; a version never changes, give the new "
-        "one another version"
+        f"{goal}: damaged, and the file to add is not known to be its original; add the original, or move this one and "
+        f"{digest_path(goal).name} out of the store first"
     )
+
+
+def _added_last(root: Path, manifest: Manifest) -> str:
+    """Return the digest with which a version was added, after the audit; an empty text when that does not know it."""
+    for record in reversed(audit(root)):
+        same = (record.get("product"), record.get("version")) == (manifest.product, manifest.version)
+        if same and record.get("what") in {"add", "restore"}:
+            return str(record.get("sha256"))
+    return ""
 
 
 def _digest_line(path: Path, bundle: Bundle) -> bytes:
@@ -339,4 +403,4 @@ def _unknown(root: Path, product: str, version: str, entries: list[Entry]) -> St
 
 
 def _names(entries: list[Entry]) -> str:
-    return ", ".join(entry.version for entry in entries)
+    return ", ".join(entry.version for entry in entries if entry.version)

@@ -40,6 +40,10 @@ class StoreError(BundleError):
     """The store refuses or cannot do what was asked; the message says why and what to do."""
 
 
+class PointerError(StoreError):
+    """`current` of a product is no list of versions; a promotion of that product writes a new one."""
+
+
 def bundle_path(root: Path, product: str, version: str) -> Path:
     """Return where a version lies, there or not."""
     return root / "models" / product / f"{version}.lward"
@@ -59,7 +63,15 @@ def folders(models: Path) -> list[Path]:
 
 
 def read_pointer(folder: Path) -> list[str]:
-    """Return the versions in `current` of a product, the one that judges first."""
+    """Return the versions in `current` of a product, the one that judges first.
+
+    Raises
+    ------
+    PointerError
+        The file is damaged.
+    StoreError
+        It cannot be read.
+    """
     try:
         text = (folder / CURRENT).read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
@@ -68,7 +80,10 @@ def read_pointer(folder: Path) -> list[str]:
         raise StoreError(f"{folder / CURRENT}: cannot be read: {error.strerror or error}") from error
     versions = text.split()
     if not all(VERSION.fullmatch(version) for version in versions):
-        raise StoreError(f"{folder / CURRENT}: not a list of versions; remove it and promote a version again")
+        raise PointerError(
+            f"{folder / CURRENT}: damaged, not a list of versions; promote one, which writes it anew: "
+            f"`lineward models promote {folder.name} VERSION`"
+        )
     return versions
 
 
@@ -160,13 +175,19 @@ def append_audit(root: Path, action: str, product: str, version: str, who: str |
 
 
 def _settle(root: Path) -> None:
-    """Record where `current` is not what was decided last: a killed process, or a pointer changed by hand."""
+    """Record where `current` is not what was decided last: a killed process, or a pointer changed by hand.
+
+    A pointer that cannot be read is left to whoever changes that product: it keeps no other one from being changed.
+    """
     decided: dict[str, str] = {}
     for record in audit(root):
         if record.get("what") in {"promote", "rollback", "found"}:
             decided[str(record.get("product"))] = str(record.get("version"))
     for product, version in decided.items():
-        versions = read_pointer(root / "models" / product)
+        try:
+            versions = read_pointer(root / "models" / product)
+        except StoreError:
+            continue
         if (versions[0] if versions else "None") != version:
             append_audit(root, "found", product, versions[0] if versions else "None", "unknown", decided=version)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import ceil
+from dataclasses import dataclass, replace
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,6 +75,11 @@ def wrap(foreign: Foreign, calibration: Calibration) -> bytes:
     """Put preparation, the foreign model and calibration into one graph; returns the serialised model.
 
     Only operators that mean the same in every operator set from 13 on are used around it.
+
+    Raises
+    ------
+    ForeignModelError
+        Its scores are no numbers that can be calibrated, or the graph as a whole is not valid.
     """
     graph = _Wrapped(foreign.model)
     batch = "N" if foreign.free_batch else 1
@@ -84,14 +89,19 @@ def wrap(foreign: Foreign, calibration: Calibration) -> bytes:
     anomaly_map = _append_map(graph, foreign)
     score, shares = _append_score(graph, foreign, anomaly_map)
     flat = graph.constant([-1], "flat")
-    slope = graph.constant(calibration.platt.slope, "slope")
-    offset = graph.constant(calibration.platt.offset, "offset")
-    probability = graph.op("Sigmoid", graph.op("Add", graph.op("Mul", score, slope), offset), hint="probability")
+    platt = calibration.platt
+    centre = -platt.offset / platt.slope if platt.slope else inf
+    if not abs(centre) <= float(np.finfo(np.float32).max):  # also refuses NaN
+        raise ForeignModelError(f"{foreign.path}: its scores, or --threshold, are too large or too small")
+    score = _minus(graph, score, centre)
+    slope = graph.constant(platt.slope, "slope")
+    probability = graph.op("Sigmoid", graph.op("Mul", score, slope), hint="probability")
     graph.output("defect_probability", graph.op("Reshape", probability, flat), [batch])
     if calibration.ranks is None:
         anomaly = graph.op("Mul", probability, graph.constant(0.0, "none"), hint="no_anomaly")
     else:
-        anomaly = append_ranks(graph, score, calibration.ranks)
+        knots = calibration.ranks.knots - centre
+        anomaly = append_ranks(graph, score, replace(calibration.ranks, knots=knots))
     graph.output("anomaly", graph.op("Reshape", anomaly, flat), [batch])
     if anomaly_map is None:
         heat = graph.op("Mul", probability, graph.constant(0.0, "none"), hint="no_map")
@@ -180,6 +190,13 @@ def _log(graph: Graph, shares: str) -> str:
     return graph.op("Log", graph.op("Max", shares, graph.constant(EPSILON, "epsilon")))
 
 
+def _minus(graph: Graph, values: str, centre: float) -> str:
+    """Subtract a number that float32 cannot hold, in two parts: near it the first difference is exact."""
+    rounded = float(np.float32(centre))
+    near = graph.op("Sub", values, graph.constant(rounded, "centre"), hint="near")
+    return graph.op("Sub", near, graph.constant(centre - rounded, "centre_rest"), hint="centred")
+
+
 def _largest(graph: Graph, values: str, count: int) -> str:
     """Take the largest of each row: ``(N, count)`` to ``(N, 1)``."""
     if count == 1:
@@ -203,6 +220,6 @@ def _append_heat(graph: Graph, anomaly_map: str, foreign: Foreign, calibration: 
         anomaly_map = graph.op(
             "MaxPool", anomaly_map, kernel_shape=[side, side], strides=[side, side], pads=pads, hint="map_blocks"
         )
-    centred = graph.op("Sub", anomaly_map, graph.constant(calibration.heat_centre, "heat_centre"))
+    centred = _minus(graph, anomaly_map, calibration.heat_centre)
     heat = graph.op("Sigmoid", graph.op("Div", centred, graph.constant(calibration.heat_width, "heat_width")))
     return graph.op("Reshape", heat, graph.constant([-1, rows, columns], "heatmap_shape")), rows, columns

@@ -25,7 +25,13 @@ LOOK_S = 1.0
 GALLERY = 24
 AUDIT = 6
 TIERS = {QUICK: "Quick: about a minute", FULL: "Full: ten minutes or more, often better"}
-WHAT = {"add": "brought in", "promote": "let judge", "rollback": "went back to", "found": "found in force"}
+WHAT = {
+    "add": "brought in",
+    "restore": "brought in again",
+    "promote": "let judge",
+    "rollback": "went back to",
+    "found": "found in force",
+}
 
 
 def register(station: Station) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,6 +116,31 @@ def test_text(tmp_path: Path, content: str) -> None:
     path = tmp_path / "text.lward"
     path.write_text(content)
     assert "not an ONNX" in refused(path)
+
+
+def test_a_hostile_file_costs_no_more_than_its_size(tmp_path: Path) -> None:
+    """Half a million fields of two bytes are refused within the memory that the file itself takes."""
+    path = tmp_path / "hostile.lward"
+    path.write_bytes(b"\x08\x01" * 500_000 + b"\x3a\x00")
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        message = refused(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "not an ONNX file" in message
+    assert peak < 2 * size
+
+
+def test_functions_of_an_imported_model_are_no_hostile_fields(trained: TrainReport, tmp_path: Path) -> None:
+    """Exports of torch bring hundreds of functions, each a field of its own."""
+    model = onnx.ModelProto.FromString(small_graph())
+    for number in range(500):
+        model.functions.add(name=f"function_{number}", domain="pkg.torch")
+    path = tmp_path / "functions.lward"
+    save_bundle(path, model.SerializeToString(), trained.manifest)
+    assert load_manifest(path).product == "plates"
 
 
 def test_onnx_without_manifest(tmp_path: Path) -> None:

@@ -454,6 +454,114 @@ def test_external_data(data: Path, tmp_path: Path) -> None:
     assert "its weights lie in other files" in refused(path, UNIT, data)
 
 
+def elsewhere() -> onnx.TensorProto:
+    """One number, 1, that lies in the file weights.bin."""
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def branched(folder: Path) -> onnx.ModelProto:
+    """A classifier that multiplies its scores, in a branch, with a number from another file."""
+    (folder / "weights.bin").write_bytes(np.ones(1, np.float32).tobytes())
+    model = onnx.load(classifier(folder, 2, function="Softmax", bias=[0.0, 1.0]))
+    model.graph.node[-1].output[0] = "shares"
+    scores = [helper.make_tensor_value_info("branch_scores", TensorProto.FLOAT, None)]
+    multiply = helper.make_node("Mul", ["shares", "w"], ["branch_scores"])
+    leave = helper.make_node("Identity", ["shares"], ["branch_scores"])
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    model.graph.node.append(
+        helper.make_node(
+            "If",
+            ["always"],
+            ["scores"],
+            then_branch=helper.make_graph([multiply], "then", [], scores, [elsewhere()]),
+            else_branch=helper.make_graph([leave], "else", [], scores),
+        )
+    )
+    return model
+
+
+def test_external_data_of_a_branch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle must not depend on a file that no digest covers; joined as the message says, the model is taken."""
+    path = tmp_path / "net.onnx"
+    onnx.save(branched(tmp_path), path)
+    monkeypatch.chdir(tmp_path)  # ONNX Runtime looks for the file of a model without a path there
+    assert "its weights lie in other files" in refused(path, UNIT, data)
+    onnx.save(onnx.load(path), path)
+    (tmp_path / "weights.bin").unlink()
+    wrapped(path, tmp_path / "a.lward", UNIT, samples=data)
+
+
+@pytest.mark.parametrize("place", ["branch in a branch", "list of graphs", "tensor", "tensors", "sparse", "function"])
+def test_external_data_at_any_depth(data: Path, tmp_path: Path, place: str) -> None:
+    """Wherever ONNX lets a tensor be, one that lies in another file is found."""
+    model = branched(tmp_path)
+    outer = model.graph.node[-1]
+    (branch,) = [attribute.g for attribute in outer.attribute if attribute.name == "then_branch"]
+    inner = onnx.GraphProto.FromString(branch.SerializeToString())
+    del branch.initializer[:]
+    match place:
+        case "branch in a branch":
+            branch.node.append(helper.make_node("If", ["always"], ["deep"], then_branch=inner))
+        case "list of graphs":
+            outer.attribute.append(helper.make_attribute("graphs", [inner]))
+        case "tensor":
+            branch.node.append(helper.make_node("Constant", [], ["w"], value=elsewhere()))
+        case "tensors":
+            branch.node.append(helper.make_node("Constant", [], ["w"], values=[elsewhere()]))
+        case "sparse":
+            indices = numpy_helper.from_array(np.zeros(1, np.int64))
+            branch.sparse_initializer.append(helper.make_sparse_tensor(elsewhere(), indices, [4]))
+        case _:
+            node = helper.make_node("Constant", [], ["w"], value=elsewhere())
+            model.functions.append(helper.make_function("any", "f", [], ["w"], [node], model.opset_import))
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    assert "its weights lie in other files" in refused(path, UNIT, data)
+
+
+def far(folder: Path, offset: float, factor: float = 1.0) -> Path:
+    """An anomaly map, half the size of the picture, of ``factor * darkness + offset``."""
+    nodes = [
+        helper.make_node("AveragePool", ["image"], ["small"], kernel_shape=[9, 9], strides=[2, 2]),
+        helper.make_node("Mul", ["small", "factor"], ["stretched"]),
+        helper.make_node("Sub", ["offset", "stretched"], ["anomaly_map"]),
+    ]
+    constants = [
+        helper.make_tensor("factor", TensorProto.FLOAT, [], [factor]),
+        helper.make_tensor("offset", TensorProto.FLOAT, [], [offset]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "far",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, 96, 96])],
+        [helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, [1, 1, 44, 44])],
+        constants,
+    )
+    path = folder / "far.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, -1e4, 1e5])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_scores_far_from_zero(data: Path, tmp_path: Path, offset: float, *, labelled: bool) -> None:
+    """Log-likelihoods of any size are wrapped as exactly as small scores: probability, rank and heat-map."""
+    declared = Declaration("anomaly", scaling="unit", threshold=offset - 0.3)
+    options = {"data" if labelled else "samples": data}
+    report = wrapped(far(tmp_path, offset), tmp_path / "a.lward", declared, **options)
+    assert report.manifest.parity.max_abs_diff < 1e-5
+
+
+@pytest.mark.parametrize(("factor", "threshold"), [(1.0, 1e300), (1.0, float("inf")), (0.0, float("inf"))])
+def test_a_threshold_that_no_score_can_reach(data: Path, tmp_path: Path, factor: float, threshold: float) -> None:
+    """A limit that float32 cannot hold is refused in one line, whether the scores differ or not."""
+    declared = Declaration("anomaly", scaling="unit", threshold=threshold)
+    assert "too large or too small" in refused(far(tmp_path, 0.0, factor), declared, data)
+
+
 def test_scores_that_are_not_numbers(data: Path, tmp_path: Path) -> None:
     """A model that gives NaN is refused with the picture it failed on."""
     path = classifier(tmp_path, 2, function="Log", bias=[-1000.0, -1000.0])

@@ -108,6 +108,119 @@ def test_adding_again_changes_nothing_and_another_file_is_refused(root: Path, ma
     assert files(root) == before
 
 
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+TROUBLES: dict[str, Callable[[Path], object]] = {
+    "flipped": flip,
+    "empty": lambda path: path.write_bytes(b""),
+    "another product's": lambda path: path.write_bytes((path.parent.parent / "tiles" / "1.lward").read_bytes()),
+    "digest of another": lambda path: path.with_suffix(".sha256").write_text(f"{'0' * 64}  1.lward\n"),
+    "digest cut off": lambda path: path.with_suffix(".sha256").write_text("deadbeef"),
+    "digest is binary": lambda path: path.with_suffix(".sha256").write_bytes(b"\xff\xfe\x00"),
+    "no digest": lambda path: path.with_suffix(".sha256").unlink(),
+    "both": lambda path: (flip(path), path.with_suffix(".sha256").write_text("deadbeef")),
+    "no audit": lambda path: (flip(path), (path.parent.parent / store_files.AUDIT).unlink()),
+    "renamed": lambda path: [
+        path.with_name(f"2{suffix}").replace(path.with_suffix(suffix)) for suffix in (".lward", ".sha256")
+    ],
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_adding_the_original_again_heals(root: Path, make: Make, trouble: str) -> None:
+    """Whatever became of the file or its digest, the original brings both back, and the audit tells who did that."""
+    original = make("1")
+    entry = store.add(root, original)
+    store.promote(root, "plates", "1")
+    store.add(root, make("1", "tiles"))
+    before = files(root)
+    store.add(root, make("2"))
+    TROUBLES[trouble](entry.path)
+    assert store.show(root, "plates", "1").trouble
+    assert store.add(root, original, who="ada").trouble == ""
+    assert before.items() <= files(root).items()
+    assert store.resolve_model(root, type(root)("plates")) == entry.path
+    last = store.audit(root)[-1]
+    assert (last["what"], last["who"], last["version"], last["sha256"]) == ("restore", "ada", "1", entry.sha256)
+
+
+def test_nothing_but_the_original_heals(root: Path, make: Make) -> None:
+    """What was put in the place of a version by hand does not become it; out of the store, another can be added."""
+    entry = store.add(root, make("1"))
+    other = make("1", parent="0" * 64)
+    entry.path.write_bytes(other.read_bytes())
+    with pytest.raises(store.StoreError, match=r"not known to be its original; .* move this one and 1\.sha256 out"):
+        store.add(root, other)
+    entry.path.with_suffix(".sha256").unlink()
+    with pytest.raises(store.StoreError, match="not known to be its original"):
+        store.add(root, other)
+    assert [line["what"] for line in store.audit(root)] == ["add"]
+    entry.path.unlink()
+    assert store.add(root, other).trouble == ""
+    assert [line["what"] for line in store.audit(root)] == ["add", "add"]
+
+
+def test_names_in_any_script(root: Path, make: Make) -> None:
+    """A product and a version of letters beyond ASCII are promoted and rolled back like others."""
+    for version in ("v1-größer", "漢" * 64):
+        assert store.add(root, make(version, "größe")).trouble == ""
+        assert store.promote(root, "größe", version).current
+    assert store.rollback(root, "größe").version == "v1-größer"
+
+
+DAMAGED = b"\xff\xfe../../x"
+
+
+def test_a_damaged_pointer_keeps_no_other_product_from_anything(root: Path, make: Make) -> None:
+    """One damaged `current` is that product's trouble: the others are listed, added, promoted and rolled back."""
+    for product, version in (("plates", "1"), ("tiles", "1"), ("tiles", "2")):
+        store.add(root, make(version, product))
+        store.promote(root, product, version)
+    pointer = root / "models" / "plates" / store_files.CURRENT
+    pointer.write_bytes(DAMAGED)
+    assert store.rollback(root, "tiles").version == "1"
+    assert store.promote(root, "tiles", "2").current
+    assert store.add(root, make("1", "bars")).trouble == ""
+    assert store.add(root, make("2")).trouble == ""
+    listed = store.list_models(root)
+    assert [(entry.product, entry.version) for entry in listed if not entry.trouble] == [
+        ("bars", "1"),
+        ("plates", "1"),
+        ("plates", "2"),
+        ("tiles", "1"),
+        ("tiles", "2"),
+    ]
+    (damaged,) = [entry for entry in listed if entry.trouble]
+    assert (damaged.product, damaged.version, damaged.path, damaged.current) == ("plates", "", pointer, True)
+    assert store.show(root, "plates") == damaged
+    with pytest.raises(store.StoreError, match=r"no version '3' of 'plates'; there are 1, 2$"):
+        store.promote(root, "plates", "3")
+    assert pointer.read_bytes() == DAMAGED
+
+
+def test_a_promotion_mends_a_damaged_pointer(root: Path, make: Make) -> None:
+    """Nothing judges and nothing is rolled back until a version is promoted, as the message says; the audit has it."""
+    for version in ("1", "2"):
+        store.add(root, make(version))
+        store.promote(root, "plates", version)
+    (root / "models" / "plates" / store_files.CURRENT).write_bytes(DAMAGED)
+    remedy = "damaged, not a list of versions.*`lineward models promote plates VERSION`"
+    with pytest.raises(store.StoreError, match=remedy):
+        store.resolve_model(root, type(root)("plates"))
+    with pytest.raises(store.StoreError, match=remedy):
+        store.rollback(root, "plates")
+    assert store.history(root, "plates") == ()
+    assert store.promote(root, "plates", "2").current
+    assert store.history(root, "plates") == ("2",)
+    assert [entry.trouble for entry in store.list_models(root)] == ["", ""]
+    last = store.audit(root)[-1]
+    assert (last["what"], last["version"], last["mended"]) == ("promote", "2", "current was damaged")
+
+
 @pytest.mark.parametrize("trouble", ["flipped", "other", "no digest", "gone", "renamed"])
 def test_a_file_that_is_not_the_one_added_never_judges(root: Path, make: Make, trouble: str) -> None:
     """Loading verifies the digest that the file had when it was added, even when the file is a sound bundle."""
@@ -115,9 +228,7 @@ def test_a_file_that_is_not_the_one_added_never_judges(root: Path, make: Make, t
     store.promote(root, "plates", "1")
     assert store.resolve_model(root, type(root)("plates")) == entry.path
     if trouble == "flipped":
-        data = bytearray(entry.path.read_bytes())
-        data[len(data) // 2] ^= 1
-        entry.path.write_bytes(data)
+        flip(entry.path)
     elif trouble == "other":
         entry.path.write_bytes(make("1", parent="0" * 64).read_bytes())
     elif trouble == "no digest":
