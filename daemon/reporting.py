@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lineward.daemon.progress import progress_bar
-from lineward.models.report import judge_folder, write_report
+from lineward.models.evaluate import judge_folder
+from lineward.models.report import write_report
 from lineward.models.session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lineward.models.records import Metrics
+    from lineward.models.evaluate import Judged
 
 
-def evaluate_with_page(model: Path, data: Path, page: Path, *, quiet: bool) -> Metrics:
-    """Judge every labelled image below ``data``, write the page and return the figures."""
+def evaluate_with_page(model: Path, data: Path, page: Path, *, quiet: bool) -> Judged:
+    """Judge every labelled image below ``data``, write the page and return what it is about."""
     session = Session(model)
     session.warm_up()
     with progress_bar(quiet=quiet) as progress:
         judged = judge_folder(session, data, progress=lambda done, of: progress("judging images", done, of))
     write_report(page, judged)
-    return judged.metrics
+    return judged

@@ -70,8 +70,9 @@ class Ranks:
 def fit_ranks(scores: NDArray[np.float64]) -> Ranks:
     """Fit the map on out-of-fold scores of good parts.
 
-    Beyond the most unusual of ``n`` parts the share goes on from ``1 - 1 / 2n`` to 1 over the distance between that
-    part and the median: a part slightly more unusual than all is not certain to be foreign.
+    Parts with the same score are not more unusual than each other: it stands for the share strictly below it. Beyond
+    the most unusual of ``n`` parts the share goes on from ``1 - 1 / 2n`` to 1 over the distance between that part and
+    the median: a part slightly more unusual than all is not certain to be foreign.
     """
     ordered = np.sort(scores)
     n = len(ordered)
@@ -79,13 +80,12 @@ def fit_ranks(scores: NDArray[np.float64]) -> Ranks:
     knots = np.quantile(ordered, levels)
     shares = np.clip(levels, 0.0, 1 - 0.5 / n)
     reach = max(float(ordered[-1] - np.median(ordered)), 1e-9 + 1e-6 * abs(float(ordered[-1])))
-    knots = np.append(knots, knots[-1] + reach)
-    shares = np.append(shares, 1.0)
-    rising = np.append(np.diff(knots) > 1e-9 * reach, True)  # of equal knots the last one counts
+    beyond = knots[-1] + reach
+    rising = np.insert(np.diff(knots) > 1e-9 * reach, 0, True)  # of equal knots the first one counts
     knots, shares = knots[rising], shares[rising]
-    if shares[0] > 0:  # many parts share the smallest score: just below it nothing looks more usual
-        knots, shares = np.insert(knots, 0, knots[0] - 1e-3 * reach), np.insert(shares, 0, 0.0)
-    return Ranks(knots, shares)
+    if shares[-1] < 1 - 0.5 / n:  # several parts share the largest score: just above it all look more usual
+        knots, shares = np.append(knots, knots[-1] + 1e-3 * reach), np.append(shares, 1 - 0.5 / n)
+    return Ranks(np.append(knots, beyond), np.append(shares, 1.0))
 
 
 def choose_thresholds(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from lineward.models.dataset import Dataset
+    from lineward.models.records import Manifest
     from lineward.models.session import Session
     from lineward.models.verdict import Verdict
 
@@ -33,7 +38,39 @@ class Prediction(TypedDict):
     ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A labelled folder with what a bundle said about each image, in the same order."""
+
+    manifest: Manifest
+    dataset: Dataset
+    verdicts: tuple[Verdict, ...]
+    metrics: Metrics
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """``(n,)`` defect probabilities; not finite where the model gave no number."""
+        return np.array([verdict.defect_probability for verdict in self.verdicts], np.float64)
+
+    def sentences(self) -> list[str]:
+        """Say what `Metrics.sentences` says, and on how many images the model gave no number."""
+        numbers = np.isfinite(self.probabilities)
+        if numbers.all():
+            return self.metrics.sentences()
+        example = self.dataset.items[int(numbers.argmin())].file
+        without = (
+            f"The model gives no number for {int((~numbers).sum())} of {len(numbers)} images, such as {example}: each "
+            "counts as a review and is left out of AUROC, detection and calibration error."
+        )
+        return [*self.metrics.sentences(), without]
+
+
 def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], None] | None = None) -> Evaluation:
+    """Return the figures of `judge_folder` alone; raises what it raises."""
+    return judge_folder(session, data, progress=progress).metrics
+
+
+def judge_folder(session: Session, data: Path, *, progress: Callable[[int, int], None] | None = None) -> Judged:
     """Judge every image below ``good`` and ``defect`` and compare with the label.
 
     One kind alone is accepted; figures that need both are then none.
@@ -50,7 +87,7 @@ def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], Non
         verdicts.append(session.judge(read_image(item.source.path)))
         if progress and (done % 16 == 0 or done == len(dataset.items)):
             progress(done, len(dataset.items))
-    return measure(
+    metrics = measure(
         dataset.labels,
         np.array([verdict.defect_probability for verdict in verdicts]),
         [verdict.decision for verdict in verdicts],
@@ -58,6 +95,7 @@ def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], Non
         dataset.kinds,
         parts=dataset.groups,
     )
+    return Judged(session.manifest, dataset, tuple(verdicts), metrics)
 
 
 def _refuse_known(session: Session, dataset: Dataset) -> None:
@@ -81,7 +119,8 @@ def predict(session: Session, paths: Iterable[Path], *, on_error: Callable[[Imag
     paths
         Image files.
     on_error
-        Called with each file that cannot be read; its entry says ``undecided``, confidence 0, no probability.
+        Called with each file that cannot be read; its entry says ``undecided``, confidence 0, no probability. Nor has
+        an entry one where the model gives no finite number.
     """
     found: list[Prediction] = []
     for path in paths:
@@ -104,7 +143,7 @@ def predict(session: Session, paths: Iterable[Path], *, on_error: Callable[[Imag
                 "file": str(path),
                 "verdict": verdict.decision.value,
                 "confidence": verdict.confidence,
-                "defect_probability": verdict.defect_probability,
+                "defect_probability": verdict.defect_probability if math.isfinite(verdict.defect_probability) else None,
                 "ms": milliseconds(verdict),
             }
         )

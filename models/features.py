@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import tempfile
 import threading
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
     from lineward.models.backbone import Backbone, Tap
     from lineward.models.prepare import InputSpec
+
+log = logging.getLogger("lineward.models")
 
 FEATURES_VERSION = 4
 """Part of the cache key: raise it when what follows the backbone changes."""
@@ -242,7 +246,6 @@ class FeatureStore:
         ImageFileError
             A file whose features are not in the cache cannot be read, or has changed.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
         pooled = np.empty((len(sources), self.layout.pooled), np.float32)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="features") as pool:
             # A batch at a time: an error stops the work soon, and no more than a batch waits in memory.
@@ -314,8 +317,36 @@ def one_thread(model: bytes) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_full_said = threading.Lock()
+"""Kept by the first thread that finds the disk full: one warning is enough."""
+
+
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; its folder is made."""
+    """Write a file of the cache whole or not at all; its folder is made.
+
+    On a full disk the file is not kept, and the first one is a warning: a cache only saves time.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written for another reason.
+    """
+    try:
+        _write_whole(path, data)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        if _full_said.acquire(blocking=False):
+            log.warning(
+                "%s: %s: nothing more is kept there, and what is needed again is computed again, which takes several "
+                "times as long; make room, or choose another disk with XDG_CACHE_HOME",
+                path.parent,
+                error.strerror,
+            )
+
+
+def _write_whole(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
     try:

@@ -221,7 +221,8 @@ def fit_kernel(projected: NDArray[np.float32], labels: NDArray[np.bool_], seed: 
     support = projected[chosen, :COMPONENTS].astype(np.float64)
     target = np.where(labels[chosen], 1.0, -1.0)
     distances = _squared_distances(support, support)
-    gamma = RBF_WIDTH / max(float(np.median(distances)), 1e-9)
+    # Where most images are equal the median is nothing, and Gaussians without width overflow.
+    gamma = RBF_WIDTH / max(float(np.median(distances)), 0.01 * float(distances.mean()), 1e-9)
     gram = np.exp(-gamma * distances)
     gram[np.diag_indices_from(gram)] += RBF_RIDGE
     bias = float(target.mean())

@@ -32,7 +32,8 @@ def measure(
     labels
         ``(n,)``, true for defective.
     probabilities
-        ``(n,)`` float64, 0..1, calibrated defect probability.
+        ``(n,)`` float64, 0..1, calibrated defect probability. An image whose probability is not finite counts with
+        what was said about it, and is left out of AUROC, detection and calibration error.
     decisions
         What was said about each image.
     ms_per_image
@@ -46,17 +47,19 @@ def measure(
     passed = np.array([decision is Decision.PASS for decision in decisions], bool)
     n_defect = int(labels.sum())
     n_good = len(labels) - n_defect
-    both = n_good > 0 and n_defect > 0
+    known = np.isfinite(probabilities)
+    marks, stated = labels[known], probabilities[known]
+    both = bool(marks.any() and not marks.all())
     good, bad = ~labels, labels
     return Metrics(
         n_good=n_good,
         n_defect=n_defect,
-        auroc=auroc(labels, probabilities) if both else None,
-        detection_at_2pct_fr=detection_at(labels, probabilities, 0.02) if both else None,
+        auroc=auroc(marks, stated) if both else None,
+        detection_at_2pct_fr=detection_at(marks, stated, 0.02) if both else None,
         false_reject_rate=rate_of_parts(failed[good], probabilities[good], parts[good]),
         escape_rate=rate_of_parts(passed[bad], probabilities[bad], parts[bad]),
         review_share=float((~failed & ~passed).mean()) if len(labels) else 0.0,
-        ece=calibration_error(labels, probabilities),
+        ece=calibration_error(marks, stated),
         ms_per_image=ms_per_image,
         missed_by_type=_missed_by_type(passed, probabilities, parts, kinds),
     )
@@ -98,7 +101,8 @@ def design_effect(scores: NDArray[np.float64], parts: NDArray[np.int64]) -> floa
     """Return how many images are worth one: 1 when pictures of a part differ as parts do, their number when not at all.
 
     ``1 + (m - 1) * icc`` with the mean number ``m`` of pictures that an image's part has, and the correlation within
-    parts from a one-way analysis of variance of the ranks of ``(n,)`` scores.
+    parts from a one-way analysis of variance of the ranks of ``(n,)`` scores. One that is not a number ranks as 0.5,
+    between good and defective.
     """
     _, part, sizes = np.unique(parts, return_inverse=True, return_counts=True)
     n, number = len(parts), len(sizes)
@@ -107,7 +111,7 @@ def design_effect(scores: NDArray[np.float64], parts: NDArray[np.int64]) -> floa
     most = float((sizes.astype(float) ** 2).sum() / n)
     if number == 1:
         return most
-    ranks = rankdata(scores)
+    ranks = rankdata(np.nan_to_num(scores, nan=0.5))
     means = np.bincount(part, ranks) / sizes
     between = float((sizes * (means - ranks.mean()) ** 2).sum() / (number - 1))
     within = float(((ranks - means[part]) ** 2).sum() / (n - number))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineward.models.dataset import DatasetError
 from lineward.models.features import widen
 from lineward.models.workers import GROUP, each, sum_by_fold, workers
 
@@ -25,7 +26,7 @@ ROUNDS = 4
 PRIOR_IMAGES = 20
 """A place's own mean and spread count as much as the frame's at this many good images."""
 MAX_DEFECTIVE = 400
-"""Defective images kept in memory for mining, 50 MB at 320 px; of more a random choice."""
+"""Defective images kept in memory for mining, 50 MB at 320 px; of more a random choice out of every fold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +126,15 @@ def fit_patches(
 
     The first guess is the patches furthest from the good ones (Mahalanobis); then a linear discriminant and the
     patches it finds strongest take turns. Good patches are read a few images at a time.
+
+    Raises
+    ------
+    DatasetError
+        All good images show the same picture.
     """
-    chosen = [index for index, label in enumerate(labels) if label]
-    if len(chosen) > MAX_DEFECTIVE:
-        chosen = sorted(np.random.default_rng(seed).choice(chosen, MAX_DEFECTIVE, replace=False).tolist())
+    chosen = _draw(np.flatnonzero(labels), folds, seed)
     sound = np.flatnonzero(~labels)
+    _require_difference(store, [sources[index] for index in sound.tolist()])
     number = int(folds.max()) + 1
 
     def read(indices: Sequence[int]) -> NDArray[np.float32]:
@@ -162,7 +167,8 @@ def fit_patches(
 
 
 def fit_patch_distance(store: FeatureStore, sources: Sequence[Source], folds: NDArray[np.int64]) -> PatchFit:
-    """Fit the distance from good patches alone; all sources are good."""
+    """Fit the distance from good patches alone; all sources are good. Raises what `fit_patches` raises."""
+    _require_difference(store, sources)
     number = int(folds.max()) + 1
     everything = np.arange(len(sources))
 
@@ -186,6 +192,30 @@ def fit_patch_distance(store: FeatureStore, sources: Sequence[Source], folds: ND
     centre, scale = _display_range(scores)
     final = PatchDistance(models[-1].places, models[-1].whiten, centre, scale)
     return PatchFit(final, (scores - centre) / scale)
+
+
+def _draw(defective: NDArray[np.int64], folds: NDArray[np.int64], seed: int) -> list[int]:
+    """Choose at most `MAX_DEFECTIVE`: all of a fold with few, and as many of each other fold.
+
+    So those that are left when a fold is taken out are never none, however large its batch is.
+    """
+    order = np.random.default_rng(seed).permutation(defective)
+    turn = np.empty(len(order), np.int64)
+    for fold in np.unique(folds[order]):
+        mine = folds[order] == fold
+        turn[mine] = np.arange(mine.sum())
+    return sorted(order[np.argsort(turn, kind="stable")[:MAX_DEFECTIVE]].tolist())
+
+
+def _require_difference(store: FeatureStore, good: Sequence[Source]) -> None:
+    """Refuse good images without any difference: nothing can be learnt from them about what is usual."""
+    first = store.cells(good[:1], deep=False)
+    if all(np.array_equal(store.cells([source], deep=False), first) for source in good[1:]):
+        raise DatasetError(
+            f"{good[0].path}: all {len(good)} good images show this same picture, so what is usual cannot be learnt; "
+            "remove the copies, check that the camera gives a new picture for each part, and add images of other good "
+            "parts"
+        )
 
 
 def _score_by_fold(

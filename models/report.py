@@ -6,30 +6,28 @@ import base64
 import html
 import os
 import tempfile
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from lineward.images import read_image
+from lineward.images import ImageFileError
 from lineward.models.bundle import BundleError
-from lineward.models.dataset import read_dataset
-from lineward.models.evaluate import evaluate
+from lineward.models.features import read_source
 from lineward.models.metrics import design_effect, rate, rate_of_parts
 from lineward.models.shortcuts import area_with_interval
 from lineward.models.verdict import Decision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from lineward.models.dataset import Dataset, Item
-    from lineward.models.records import Manifest, Metrics, Rate
-    from lineward.models.session import Session
+    from lineward.models.evaluate import Judged
+    from lineward.models.records import Manifest, Rate
     from lineward.models.verdict import Verdict
 
 WORST = 12
@@ -37,41 +35,6 @@ WORST = 12
 THUMBNAIL_PX = 220
 BINS = 10
 WIDTH, HEIGHT, MARGIN = 318, 290, 58
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A labelled folder with what a bundle said about each image, in the same order."""
-
-    manifest: Manifest
-    dataset: Dataset
-    verdicts: tuple[Verdict, ...]
-    metrics: Metrics
-
-    @property
-    def probabilities(self) -> NDArray[np.float64]:
-        """``(n,)`` defect probabilities."""
-        return np.array([verdict.defect_probability for verdict in self.verdicts], np.float64)
-
-
-def judge_folder(session: Session, data: Path, *, progress: Callable[[int, int], None] | None = None) -> Judged:
-    """Evaluate, and keep what was said about each image; raises what `lineward.models.evaluate.evaluate` raises."""
-    listener = _Listener(session)
-    metrics = evaluate(cast("Session", listener), data, progress=progress)
-    return Judged(session.manifest, read_dataset(data, training=False), tuple(listener.verdicts), metrics)
-
-
-class _Listener:
-    """Stands before a session and writes down its verdicts."""
-
-    def __init__(self, session: Session) -> None:
-        self.manifest = session.manifest
-        self.verdicts: list[Verdict] = []
-        self._judge = session.judge
-
-    def judge(self, image: NDArray[np.uint8]) -> Verdict:
-        self.verdicts.append(self._judge(image))
-        return self.verdicts[-1]
 
 
 def write_report(path: Path, judged: Judged) -> None:
@@ -173,7 +136,7 @@ def _groups(dataset: Dataset) -> str:
 
 def _sentences(judged: Judged) -> list[str]:
     metrics = judged.metrics
-    lines = list(metrics.sentences())
+    lines = judged.sentences()
     asked = judged.manifest.risk.asked
     for what, found, limit in (
         ("good parts are rejected", metrics.false_reject_rate, asked.max_false_reject),
@@ -196,21 +159,23 @@ def _sentences(judged: Judged) -> list[str]:
 def _figures(judged: Judged) -> str:
     metrics, labels, parts = judged.metrics, judged.dataset.labels, judged.dataset.groups
     probabilities = judged.probabilities
-    both = metrics.n_good > 0 and metrics.n_defect > 0
-    n = len(labels)
+    known = np.isfinite(probabilities)
+    n = int(known.sum())
     rows: list[tuple[str, str, str, int]] = []
-    if both and metrics.auroc is not None and metrics.detection_at_2pct_fr is not None:
-        _, low, high = area_with_interval(labels, probabilities, parts, 0)
+    if metrics.auroc is not None and metrics.detection_at_2pct_fr is not None:
+        _, low, high = area_with_interval(labels[known], probabilities[known], parts[known], 0)
         rows.append(("AUROC", f"{metrics.auroc:.3f}", f"{low:.3f} to {high:.3f}", n))
-        effect = design_effect(probabilities[labels], parts[labels])
-        found = rate(round(metrics.detection_at_2pct_fr * metrics.n_defect), metrics.n_defect, effect)
+        bad = labels & known
+        count = int(bad.sum())
+        effect = design_effect(probabilities[bad], parts[bad])
+        found = rate(round(metrics.detection_at_2pct_fr * count), count, effect)
         rows.append(("defects found when 2 % of the good parts are rejected", *_interval(found)))
     rows.append(("false rejects: good parts that fail", *_interval(metrics.false_reject_rate)))
     rows.append(("escapes: defective parts that pass", *_interval(metrics.escape_rate)))
     review = np.array([verdict.decision not in {Decision.PASS, Decision.FAIL} for verdict in judged.verdicts], bool)
     rows.append(("review: parts a person looks at", *_interval(rate_of_parts(review, probabilities, parts))))
-    rows.append(("calibration error (ECE)", f"{metrics.ece:.3f}", "", n))
-    rows.append(("milliseconds for an image", f"{metrics.ms_per_image:.1f}", "", n))
+    rows.append(("calibration error (ECE)", f"{metrics.ece:.3f}" if n else "-", "", n))
+    rows.append(("milliseconds for an image", f"{metrics.ms_per_image:.1f}", "", len(labels)))
     caption = "n counts images; intervals are for other parts, so that more images of the same parts narrow them less"
     return _table(("figure", "value", "95 % interval", "n"), rows, caption)
 
@@ -253,7 +218,10 @@ def _type_table(judged: Judged) -> str:
 
 
 def _plots(judged: Judged) -> list[str]:
-    labels, probabilities = judged.dataset.labels, judged.probabilities
+    known = np.isfinite(judged.probabilities)
+    labels, probabilities = judged.dataset.labels[known], judged.probabilities[known]
+    if not known.any():
+        return []
     plots = [_reliability(labels, probabilities), _risk_coverage(labels, probabilities)]
     if 0 < labels.sum() < len(labels):
         plots.append(_roc(labels, probabilities, judged.manifest))
@@ -374,16 +342,21 @@ def _gallery(judged: Judged, *, escapes: bool) -> str:
 
 def _shot(item: Item, verdict: Verdict, manifest: Manifest) -> str:
     kind = f"{item.defect_type or 'defective'}" if item.defective else "good"
+    try:
+        data = _thumbnail(item, verdict, manifest)
+        picture = f'<img alt="{_text(item.file)}" src="data:image/jpeg;base64,{data}">'
+    except ImageFileError:
+        picture = "<p>The file was moved or changed after it was judged.</p>"
     return (
-        f'<figure><img alt="{_text(item.file)}" src="data:image/jpeg;base64,{_thumbnail(item, verdict, manifest)}">'
+        f"<figure>{picture}"
         f"<figcaption>{_text(item.file)}<br>labelled {_text(kind)}, {verdict.decision.value} with "
         f"{verdict.confidence:.1%}</figcaption></figure>"
     )
 
 
 def _thumbnail(item: Item, verdict: Verdict, manifest: Manifest) -> str:
-    """Draw the picture, with the heat-map over it below where there is one."""
-    image = read_image(item.source.path)
+    """Draw the picture, with the heat-map over it below where there is one; raises `ImageFileError`."""
+    image = read_source(item.source)
     image = np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
     rows, columns = image.shape[:2]
     factor = THUMBNAIL_PX / max(rows, columns)

@@ -56,6 +56,24 @@ def test_ranks_are_shares_of_good_parts() -> None:
     assert fit_ranks(np.ones(12))(np.array([0.5, 2.0])).tolist() == [0.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("scores", "asked", "shares"),
+    [
+        (np.zeros(100), [0.0, 1.0], [0.0, 1.0]),
+        (np.append(np.zeros(95), np.arange(1.0, 6.0)), [0.0, 5.0], [0.0, 0.995]),
+        (np.append(np.arange(70.0), np.full(30, 100.0)), [100.0, 101.0], [0.7, 0.995]),
+    ],
+    ids=["all_equal", "most_have_the_least", "many_have_the_most"],
+)
+def test_a_shared_score_is_no_more_unusual_than_itself(
+    scores: np.ndarray,  # type: ignore[type-arg]
+    asked: list[float],
+    shares: list[float],
+) -> None:
+    """Rule: of good parts with one score none is unusual for the others; what lies above all of them is."""
+    assert fit_ranks(scores)(np.array(asked)) == pytest.approx(shares, abs=0.02)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_thresholds_keep_the_stated_risk(seed: int) -> None:
     """False rejects stay within the asked share; escapes do, unless the review cap is reached first."""
@@ -112,6 +130,37 @@ def test_figures_by_hand() -> None:
     assert metrics.escape_rate.value == pytest.approx(1 / 2)
     assert metrics.review_share == pytest.approx(2 / 5)
     assert measure(labels[:3], scores[:3], said[:3], 1.0, parts=np.arange(3)).auroc is None
+
+
+@pytest.mark.parametrize("none", [np.nan, np.inf])
+def test_what_is_no_number_is_a_review_and_nothing_else(none: float) -> None:
+    """Rule: such an image counts in every share and changes neither AUROC, detection nor calibration error."""
+    labels = np.array([False, False, False, True, True])
+    scores = np.array([0.1, 0.2, 0.6, 0.6, 0.9])
+    said = [Decision.PASS, Decision.FAIL, Decision.REVIEW, Decision.PASS, Decision.REVIEW]
+    plain = measure(labels, scores, said, 1.0, parts=np.arange(5))
+    found = measure(
+        np.append(labels, [False, True]),
+        np.append(scores, [none, none]),
+        [*said, Decision.REVIEW, Decision.REVIEW],
+        1.0,
+        parts=np.arange(7),
+    )
+    assert (found.auroc, found.detection_at_2pct_fr, found.ece) == (plain.auroc, plain.detection_at_2pct_fr, plain.ece)
+    assert (found.n_good, found.n_defect) == (4, 3)
+    assert (found.false_reject_rate.value, found.escape_rate.value) == pytest.approx((1 / 4, 1 / 3))
+    assert found.review_share == pytest.approx(4 / 7)
+    nothing = measure(labels, np.full(5, none), [Decision.REVIEW] * 5, 1.0, parts=np.arange(5))
+    assert (nothing.auroc, nothing.detection_at_2pct_fr, nothing.ece) == (None, None, 0.0)
+    assert nothing.review_share == 1.0
+
+
+def test_pictures_of_one_part_that_are_no_numbers_say_the_same() -> None:
+    """Rule: they make an interval no wider than pictures of one part that are told apart from other parts."""
+    parts = np.repeat(np.arange(100), 6)
+    scores = np.random.default_rng(0).random(600)
+    scores[:6] = np.nan
+    assert design_effect(scores, parts) == pytest.approx(1, abs=0.3)
 
 
 def test_pictures_of_one_part_are_not_taken_for_parts() -> None:

@@ -1,22 +1,28 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from lineward.images import ImageFileError, read_image
 from lineward.models.dataset import DatasetError
-from lineward.models.evaluate import evaluate, predict
+from lineward.models.evaluate import evaluate, judge_folder, predict
+from lineward.models.foreign import Declaration
+from lineward.models.importing import import_model
 from lineward.models.metrics import measure
+from lineward.models.report import page
+from lineward.models.session import Session
 from lineward.models.verdict import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from lineward.models.session import Session
 
 
 def test_new_parts(session: Session, make_parts: Callable[..., Path], tmp_path: Path) -> None:
@@ -96,3 +102,57 @@ def test_predict_keeps_order_and_goes_on(session: Session, make_parts: Callable[
     assert found[0]["defect_probability"] == found[3]["defect_probability"] == verdict.defect_probability
     assert found[0]["confidence"] == verdict.confidence
     assert found[0]["ms"] > 0
+
+
+@pytest.fixture(scope="module")
+def rootless(make_parts: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """An imported model that takes the root of the mean brightness above 5 %: on darker pictures it gives no number."""
+    folder = tmp_path_factory.mktemp("rootless")
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Sub", ["mean", "least"], ["above"]),
+        helper.make_node("Sqrt", ["above"], ["score"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "rootless",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 32, 32])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])],
+        [numpy_helper.from_array(np.float32(0.05), "least")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / "rootless.onnx")
+    bundle = folder / "rootless.lward"
+    data = make_parts(folder / "data", good=40, defects={"spot": 20}, first=95_000)
+    declared = Declaration(kind="anomaly", scaling="unit", colour="mono")
+    import_model(folder / "rootless.onnx", bundle, declared, product="p", data=data, cache_dir=folder / "cache")
+    return Session(bundle)
+
+
+def test_a_model_that_gives_no_number_is_judged_all_the_same(
+    rootless: Session, make_parts: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Rule: figures, page and JSON are there; the image is a review, has no probability, and how many is said."""
+    folder = make_parts(tmp_path, good=8, defects={"spot": 6}, first=96_000)
+    dark = folder / "good" / "dark.png"
+    cv2.imwrite(str(dark), np.random.default_rng(1).integers(0, 5, (96, 96), np.uint8))
+    judged = judge_folder(rootless, folder)
+    json.dumps(judged.metrics.to_json(), allow_nan=False)
+    assert judged.metrics.n_good == 9
+    said = "The model gives no number for 1 of 15 images, such as good/dark.png"
+    assert judged.sentences()[-1].startswith(said)
+    text = page(judged)
+    assert said in text
+    assert "<td>AUROC</td>" in text
+    assert not re.search(r'[">, ]nan[",<% ]', text)
+    (found,) = predict(rootless, [dark], on_error=pytest.fail)
+    json.dumps(found, allow_nan=False)
+    assert (found["verdict"], found["confidence"], found["defect_probability"]) == ("review", 0.0, None)
+
+    for path in folder.rglob("[0-9]*.png"):
+        path.write_bytes(dark.read_bytes() + path.name.encode())
+    nothing = judge_folder(rootless, folder)
+    assert nothing.metrics.review_share == 1.0
+    text = page(nothing)
+    assert "no number for 15 of 15 images" in text
+    assert "<td>calibration error (ECE)</td><td>-</td>" in text

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,11 +11,15 @@ import numpy as np
 import pytest
 
 from lineward.images import ImageFileError
+from lineward.models import features
 from lineward.models.backbone import EfficientNetLite0
+from lineward.models.dataset import read_dataset
 from lineward.models.features import FeatureStore, Source
 from lineward.models.prepare import InputSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
 SPEC = InputSpec(height=64, width=64, channels=1, colour="mono")
@@ -104,3 +110,41 @@ def test_progress_reaches_the_end(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     store(tmp_path).extract(sources(tmp_path), progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (3, 3)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a folder on a disk of 64 kB; the features of an image take 40 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_cache_costs_time_and_nothing_else(
+    small_disk: Path,
+    make_parts: Callable[..., Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rule: features and facts are the same, nothing half-written stays, and one warning names folder and remedy."""
+    monkeypatch.setattr(features, "_full_said", threading.Lock())
+    items = sources(tmp_path)
+    here, elsewhere = store(small_disk), store(tmp_path / "roomy")
+    assert (here.extract(items) == elsewhere.extract(items)).all()
+    assert (here.cells(items, deep=True) == elsewhere.cells(items, deep=True)).all()
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "rest").write_bytes(bytes(64 * 1024))
+    folder = make_parts(tmp_path / "parts", good=12, defects={"spot": 4})
+    assert read_dataset(folder, cache_dir=small_disk).items == read_dataset(folder).items
+    assert not list(small_disk.rglob(".partial-*"))
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{small_disk}/features/")
+    assert "No space left on device" in warning
+    assert "XDG_CACHE_HOME" in warning

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from lineward.models.bundle import BundleError
-from lineward.models.evaluate import evaluate
+from lineward.models.evaluate import evaluate, judge_folder
 from lineward.models.records import Rate
-from lineward.models.report import judge_folder, page, write_report
+from lineward.models.report import page, write_report
 from lineward.models.verdict import Decision
 
 if TYPE_CHECKING:
@@ -98,6 +98,34 @@ def test_the_worst_mistakes_are_shown(session: Session, fresh: Path) -> None:
     assert ("escape.png" in escapes) == (said["defect/spot/<b>&'escape.png"] is Decision.PASS)
     assert "<b>&'" not in text
     assert said["good/reject.png"] is Decision.FAIL or said["defect/spot/<b>&'escape.png"] is Decision.PASS
+
+
+@pytest.mark.parametrize("fate", ["another_moved_here", "another_added", "overwritten"])
+def test_verdicts_stay_with_their_images(
+    session: Session, make_parts: Callable[..., Path], tmp_path: Path, fate: str
+) -> None:
+    """Rule: the page is about what was judged, whatever happens to the folder by then, and shows no other picture."""
+    folder = make_parts(tmp_path / "parts", good=8, defects={"spot": 4}, first=71_000)
+    first, *others = sorted((folder / "good").iterdir())
+    swapped = folder / "defect" / "spot" / "0.png"
+    first.rename(swapped)  # labelled wrong, so that it is likely to be an escape
+
+    def change(done: int, of: int) -> None:
+        if done == of:
+            if fate == "another_moved_here":
+                others[0].rename(folder / "defect" / "spot" / "00.png")
+            elif fate == "another_added":
+                (folder / "good" / "0.png").write_bytes(others[0].read_bytes() + b"other")
+            else:
+                swapped.write_bytes(others[0].read_bytes())
+
+    judged = judge_folder(session, folder, progress=change)
+    files = [item.file for item in judged.dataset.items]
+    assert len(files) == len(judged.verdicts) == 12
+    assert int(judged.dataset.labels.sum()) == judged.metrics.n_defect == 5
+    assert judged.verdicts[files.index("defect/spot/0.png")].decision is Decision.PASS
+    escapes = page(judged).split("<h2>Worst escapes</h2>")[1].split("<h2>Worst false rejects</h2>")[0]
+    assert ("moved or changed" in escapes) == (fate == "overwritten")
 
 
 def test_one_kind_alone(session: Session, make_parts: Callable[..., Path], tmp_path: Path) -> None:
