@@ -3,6 +3,8 @@
 Outer splits: 70 % of the parts of each kind train, the rest are judged; everything else is chosen inside the training
 part. Beside it the peers' way without labels: distance to the nearest good image in feature space.
 
+The tiers `good-only` and `made-up` train on good images alone, and with made-up defects beside them.
+
 Run `.venv/bin/python bench/learning.py --sets mtd,elpv --seeds 5`; images are looked for in $LINEWARD_DATA, else in
 ../shared/data. `--types` holds each defect type out and adds 30 images of it. With `--json` the rows are printed, which
 `--rows` puts into one table with those of other runs and `bench/curve.py` draws.
@@ -18,6 +20,7 @@ import tempfile
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +38,12 @@ from lineward.models.quick import train_quick
 from lineward.models.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from lineward.models.prepare import InputSpec
+    from lineward.models.quick import TrainReport
     from lineward.models.records import Metrics, Promise
     from lineward.models.verdict import Decision
 
@@ -45,6 +51,9 @@ SIZES: dict[str, tuple[int, int]] = {"80+20": (80, 20), "250+50": (250, 50), "al
 TEST_SHARE = 0.3
 ADDED = 30
 """Images of a held-out type that are added."""
+GOOD_ONLY, MADE_UP = "good-only", "made-up"
+"""Tiers that train without the defective images; the second one learns from this many made-up defects."""
+SYNTHETIC = 300
 
 
 @dataclass
@@ -146,11 +155,17 @@ def run_split(dataset: Dataset, name: str, size: str, tier: str, *, seed: int, c
     """Train on one outer split and judge its test part; with the baseline beside the quick tier."""
     inside, outside = outer_split(dataset, seed)
     chosen = limited(dataset, inside, *SIZES[size], seed)
+    if tier in {GOOD_ONLY, MADE_UP}:
+        chosen = [i for i in chosen if not dataset.items[i].defective]
+    others: dict[str, Callable[..., TrainReport]] = {
+        "full": train_full,
+        MADE_UP: partial(train_quick, synthetic=SYNTHETIC),
+    }
+    train = others.get(tier, train_quick)
     if tier == "full":
         keep_freed()
     with tempfile.TemporaryDirectory(prefix="lineward-bench-") as scratch:
         folder = link(dataset, chosen, Path(scratch) / "train")
-        train = train_quick if tier == "quick" else train_full
         report = train(folder, Path(scratch) / "m.lward", product=name, cache_dir=cache, seed=0)
         labels, probabilities, decisions, ms = judge(report.model, dataset, outside)
     said = measure(labels, probabilities, decisions, ms, parts=dataset.groups[outside])
@@ -282,7 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default="mtd,elpv")
     parser.add_argument("--sizes", default=",".join(SIZES))
-    parser.add_argument("--tiers", default="quick")
+    parser.add_argument("--tiers", default="quick", help="quick, full, good-only, made-up")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--types", action="store_true")
     parser.add_argument("--json", action="store_true")

@@ -245,6 +245,21 @@ def train(
             help="Input of the model in pixels; else chosen from the data. A smaller one is quicker.",
         ),
     ] = None,
+    synthetic: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=5000,
+            metavar="N",
+            help="Make up N defects on good images to learn from, for a product without any real one; 200 to 400.",
+        ),
+    ] = 0,
+    overlays: Annotated[
+        Path | None,
+        typer.Option(
+            help="Training folder of a similar product, whose defects --synthetic pastes.", show_default=False
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -267,6 +282,8 @@ def train(
         base_data=base_data,
         int8=int8,
         size=size,
+        synthetic=synthetic,
+        overlays=overlays,
     )
     if as_json:
         print_json(report.to_json())
@@ -289,13 +306,13 @@ def evaluate(
     from lineward.daemon.training import evaluate_with_progress
 
     if html is not None:
-        evaluation = evaluate_with_page(model, data, html, quiet=as_json)
+        judged = evaluate_with_page(model, data, html, quiet=as_json)
     else:
-        evaluation = evaluate_with_progress(model, data, quiet=as_json)
+        judged = evaluate_with_progress(model, data, quiet=as_json)
     if as_json:
-        print_json(evaluation.to_json())
+        print_json(judged.metrics.to_json())
     else:
-        for line in evaluation.sentences():
+        for line in judged.sentences():
             typer.echo(line)
 
 

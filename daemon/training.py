@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lineward.daemon.progress import cache_dir, progress_bar
-from lineward.models.evaluate import Evaluation, Prediction, evaluate, predict
+from lineward.models.evaluate import Judged, Prediction, judge_folder, predict
 from lineward.models.prepare import MAX_SIDE_PX
 from lineward.models.quick import TrainReport, train_quick
 from lineward.models.session import Session
@@ -33,6 +33,8 @@ def train_with_progress(
     base_data: Path | None = None,
     int8: bool = False,
     size: str | None = None,
+    synthetic: int = 0,
+    overlays: Path | None = None,
 ) -> TrainReport:
     """Train the tier that is asked for, from a folder or, with ``base``, from a bundle and a folder of new images.
 
@@ -51,8 +53,12 @@ def train_with_progress(
         raise TierError("--base-data is the folder that the bundle given with --base was trained from; give --base too")
     if int8 and tier == "full":
         raise TierError("--int8 goes with --tier quick: a tuned network is not quantised; leave one of the two out")
+    if synthetic and tier == "full":
+        raise TierError("--synthetic goes with --tier quick: no network is tuned without real defects; leave one out")
+    if overlays is not None and not synthetic:
+        raise TierError("--overlays is where defects to paste come from; say how many with --synthetic, such as 200")
     height, width = (None, None) if size is None else read_size(size, least=LEAST_SIDE_PX)
-    train: Callable[..., TrainReport] = partial(train_quick, int8=int8)
+    train: Callable[..., TrainReport] = partial(train_quick, int8=int8, synthetic=synthetic, overlays=overlays)
     if tier == "full":
         from lineward.models.finetune import train_full as train  # noqa: PLC0415 - torch is an extra
     with progress_bar(quiet=quiet) as progress:
@@ -88,12 +94,12 @@ class TierError(ValueError):
     """No such training tier."""
 
 
-def evaluate_with_progress(model: Path, data: Path, *, quiet: bool) -> Evaluation:
+def evaluate_with_progress(model: Path, data: Path, *, quiet: bool) -> Judged:
     """Judge every labelled image below ``data`` and compare."""
     session = Session(model)
     session.warm_up()
     with progress_bar(quiet=quiet) as progress:
-        return evaluate(session, data, progress=lambda done, of: progress("judging images", done, of))
+        return judge_folder(session, data, progress=lambda done, of: progress("judging images", done, of))
 
 
 def predict_files(model: Path, images: Sequence[Path]) -> tuple[list[Prediction], list[ImageFileError]]:

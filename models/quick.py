@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from lineward.models.backbone import EfficientNetLite0
+from lineward.models.bootstrap import LEAST, Maker
 from lineward.models.bundle import load_bundle, save_bundle
 from lineward.models.cache import trim_cache
 from lineward.models.check_set import find_files
@@ -96,6 +97,8 @@ def train_quick(
     base: Path | None = None,
     base_data: Path | None = None,
     int8: bool = False,
+    synthetic: int = 0,
+    overlays: Path | None = None,
 ) -> TrainReport:
     """Train a model from a folder and write it as a bundle, whole or not at all.
 
@@ -137,6 +140,9 @@ def train_quick(
         The folder the base was trained from, for when the cache no longer knows it.
     int8
         Quantise the backbone, and fit on what the quantised one gives; a base in int8 stays so.
+    synthetic, overlays
+        How many made-up defects to learn from besides good images alone, and the training folder of a similar product
+        whose defects are pasted; see `lineward.models.bootstrap`.
 
     Raises
     ------
@@ -158,6 +164,7 @@ def train_quick(
             threads,
             lambda done, total: report("read", done, total),
         )
+        _check_synthetic(dataset, synthetic)
         if parent and height is None and width is None:
             spec_of = parent.manifest.input
             height, width, roi = spec_of.height, spec_of.width, roi or spec_of.roi
@@ -173,9 +180,14 @@ def train_quick(
             progress=lambda done, total: report("features", done, total),
         )
         dataset = replace(dataset, warnings=prepared.warnings)
-        fit = fit_quick if dataset.labels.any() else fit_good_only
+        if synthetic:
+            note = f"{synthetic} made-up defects were learnt from; none stands where figures are taken"
+            dataset = replace(dataset, warnings=(*dataset.warnings, note))
+        maker = Maker(synthetic, overlays, seed, partial(report, "making up defects")) if synthetic else None
 
-        def fitted(on: Prepared, stage: str) -> QuickModel:
+        def fitted(on: Prepared, network: Backbone, stage: str) -> QuickModel:
+            make_up = partial(maker.make, network, on.spec, dataset.items, threads) if maker else None
+            fit = fit_quick if dataset.labels.any() else partial(fit_good_only, make_up=make_up)
             return fit(
                 on.store,
                 dataset.items,
@@ -186,7 +198,7 @@ def train_quick(
                 progress=lambda done, total: report(stage, done, total),
             )
 
-        model = fitted(prepared, "fit")
+        model = fitted(prepared, backbone, "fit")
         auroc_fp32 = None
         if int8 or (parent and parent.manifest.model.precision == "int8"):
             known = parent.manifest.model.backbone_digest if parent else ""
@@ -198,7 +210,7 @@ def train_quick(
                 dataset.sources, progress=lambda done, total: report("features in int8", done, total)
             )
             prepared = replace(prepared, store=store, pooled=pooled)
-            full, model = model, fitted(prepared, "fit in int8")
+            full, model = model, fitted(prepared, backbone, "fit in int8")
             auroc_fp32 = require_like_float(out, dataset.labels, full.crossfit, model.crossfit)
         manifest = draft_manifest(
             dataset, prepared.spec, backbone, model, groups=prepared.groups, product=product, version=version
@@ -220,6 +232,7 @@ def train_quick(
         manifest = manifest.model_copy(
             update={
                 "holdout": figures,
+                "data": manifest.data.model_copy(update={"n_made_up": synthetic}),
                 "parity": checked.parity.model_copy(update={"auroc_fp32": auroc_fp32}),
                 "model": manifest.model.model_copy(
                     update={
@@ -235,6 +248,17 @@ def train_quick(
         sha256 = save_bundle(out, exported.graph, manifest)
         trim_cache(cache, {source.digest for source in dataset.sources})
     return TrainReport(out, sha256, manifest, perf_counter() - started, training_warnings(dataset, manifest))
+
+
+def _check_synthetic(dataset: Dataset, count: int) -> None:
+    real = int(dataset.labels.sum())
+    if count and real:
+        raise DatasetError(
+            f"{dataset.folder}: --synthetic is for a product without any defect, and there are {real} defective "
+            "images; leave it out: beside real defects made-up ones brought nothing"
+        )
+    if 0 < count < LEAST:
+        raise DatasetError(f"--synthetic {count}: too few to learn from; at least {LEAST}, better 200 to 400")
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,7 @@ class DataRecord(_Part):
     n_defect: int = Field(description="Defective images in the set.")
     n_good_train: int = Field(description="Good images the model was fitted on.")
     n_defect_train: int = Field(description="Defective images the model was fitted on.")
+    n_made_up: int = Field(default=0, description="Made-up defects it learnt from as well, without any real one.")
     defect_types: dict[str, int] = Field(description="Images by type of defect.")
     groups: int = Field(description="Physical parts, or what had to pass for them.")
     groups_known: bool = Field(description="Whether groups.csv named the part on each image.")
@@ -189,7 +190,8 @@ class ModelRecord(_Part):
     backbone_digest: str = Field(description="SHA-256 of its weights, in int8 of its ranges as well.")
     precision: Literal["fp32", "int8"] = Field(default="fp32", description="Arithmetic of the pretrained network.")
     head: str = Field(
-        description="What gives the score; `stacked`: all heads weighed together, perhaps with a tuned network."
+        description="What gives the score; `stacked`: all heads weighed together, perhaps with a tuned network; "
+        "`good-only`: distances from good parts, perhaps with heads that learnt from made-up defects."
     )
     candidates: dict[str, dict[str, float]] = Field(description="Each candidate's figures on the inner folds.")
     tuning_epochs: int = Field(default=0, description="Epochs that the tuned network was trained for; 0: none.")

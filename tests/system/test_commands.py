@@ -13,6 +13,8 @@ import pytest
 from tests.broker import free_port, wait_until
 from tests.system.line import LONG, Service, call, figure, session_pids
 
+from lineward.models.bundle import load_manifest
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -51,6 +53,11 @@ def test_the_version(tmp_path: Path) -> None:
         (["inspect"], "inspect"),
         (["demo", "--parts", "many"], "parts"),
         (["train", "--data", ".", "--out", "x.lward", "--tier", "best"], "tier"),
+        (["train", "--data", ".", "--out", "x.lward", "--overlays", "."], "say how many with --synthetic"),
+        (
+            ["train", "--data", ".", "--out", "x.lward", "--synthetic", "200", "--tier", "full"],
+            "goes with --tier quick",
+        ),
         (["train", "--data", ".", "--out", "x.lward", "--size", "224"], "--size 224: height and width"),
         (["train", "--data", ".", "--out", "x.lward", "--size", "224x9999"], "from 64 to 2048"),
         (["train", "--data", ".", "--out", "x.lward", "--size", "32x320"], "from 64 to 2048"),
@@ -64,6 +71,21 @@ def test_wrong_usage_ends_with_2_and_one_line(tmp_path: Path, arguments: list[st
     assert word in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_product_without_defects_learns_from_made_up_ones(dataset: Path, tmp_path: Path) -> None:
+    """Rule: `--synthetic N` trains on good images alone and says what it did; beside real defects it is one line."""
+    good = tmp_path / "good-only"
+    shutil.copytree(dataset / "good", good / "good")
+    out = tmp_path / "tiles.lward"
+    done = call(tmp_path, "train", "--data", good, "--out", out, "--synthetic", "40", "--overlays", dataset)
+    assert done.returncode == 0, done.stderr
+    assert "Note: 40 made-up defects were learnt from; none stands where figures are taken." in done.stdout.splitlines()
+    assert load_manifest(out).data.n_made_up == 40
+    refused = call(tmp_path, "train", "--data", dataset, "--out", tmp_path / "x.lward", "--synthetic", "40")
+    assert refused.returncode == 2
+    assert "there are 24 defective images; leave it out" in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("parts", [True, False], ids=["parts", "no_parts"])
