@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Of the tuned network against the quick tier's score, both standardised."""
-USUAL_WEIGHT, GAIN = 2.0, 0.04
-"""Another weight than the usual one must be better by this much in AUROC plus detection: as much varies by chance, and
-the networks that judge know fewer parts than the one that is deployed, so it is better than they make it look."""
+USUAL_WEIGHT, GAIN = 1.0, 0.04
+"""Another weight than the usual one must be better by this much in AUROC plus detection: as much varies by chance."""
 MOST_OF_FOLD = 1.0
 """Where only one fold judges, its few parts must not give one network more weight than everything else together."""
 
@@ -112,10 +111,11 @@ def choose_weight(
 
     ``crossed``: all parts judge, not a fold of them. Returns the weight, and what each one reaches.
     """
-    usual = USUAL_WEIGHT if crossed else MOST_OF_FOLD
     weights = [weight for weight in WEIGHTS if crossed or weight <= MOST_OF_FOLD]
     found = {weight: working_figures(labels, _add(blended, tuned, weight, blended, tuned)) for weight in weights}
-    value = {weight: sum(figures.values()) - (0 if weight == usual else GAIN) for weight, figures in found.items()}
+    value = {
+        weight: sum(figures.values()) - (0 if weight == USUAL_WEIGHT else GAIN) for weight, figures in found.items()
+    }
     best = max(weights, key=lambda weight: value[weight])
     return best, {f"stacked + {weight:g} x tuned": figures for weight, figures in found.items()}
 
