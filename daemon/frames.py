@@ -372,12 +372,17 @@ class FrameSource:
             self._answers.undecided(part, Reason.CAMERA_LOST)
 
     def _change_over(self, switch: Switch) -> None:
-        """Put another recipe in force; when the camera refuses its settings the old one stays."""
+        """Put another recipe in force; when the camera refuses its settings the old one stays.
+
+        A picture that was taken with the new settings is never judged by the old recipe.
+        """
+        since_ns = None
         if dict(switch.recipe.settings) != dict(self._settings):
             try:
                 self._camera.stop()
                 self._answer_rest(Reason.WRONG_PRODUCT)
                 self._applied = self._camera.configure(switch.recipe.settings)
+                since_ns = self._book.now_ns()
                 self._camera.start()
             except CameraSettingError as error:
                 switch.done("setting_refused", str(error))
@@ -389,7 +394,7 @@ class FrameSource:
                 raise
             self._settings = switch.recipe.settings
             self._frame_at = time.monotonic()
-        self._book.activate(switch.recipe)
+        self._book.activate(switch.recipe, since_ns=since_ns)
         switch.done("", "")
 
     def close(self) -> None:

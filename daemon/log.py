@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import sys
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 PART_WIDTH = 24  # of a longer part id the end is shown: that is where part ids differ
+TERMINAL_PIECE = 256
+"""Bytes that a terminal which is ready takes without blocking; of a pipe it is `select.PIPE_BUF`."""
+MOMENT_S = 0.01
+"""What a line may wait for its reader, until one has been dropped."""
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _COLOUR = {"pass": "32", "fail": "1;31", "review": "33", "undecided": "35"}
 _LEVEL_COLOUR = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "1;31"}
@@ -30,7 +35,7 @@ def set_up(level: str, *, parts: bool, stream: TextIO | None = None) -> None:
     if _stderr_is_journal() and stream is sys.stderr:
         handler = JournalHandler()
     else:
-        handler = logging.StreamHandler(stream)
+        handler = StreamHandler(stream) if _may_block(stream) else logging.StreamHandler(stream)
         handler.setFormatter(LineFormatter(colour=_wants_colour(stream)))
     root = logging.getLogger("lineward")
     for old in list(root.handlers):
@@ -107,6 +112,40 @@ class LineFormatter(logging.Formatter):
         if word is None:
             return f"\x1b[{code}m{text}\x1b[0m"
         return text.replace(word, f"\x1b[{code}m{word}\x1b[0m", 1)
+
+
+class StreamHandler(logging.StreamHandler[TextIO]):
+    """Writes lines to a terminal, pipe or socket, and drops those that would have to wait.
+
+    A terminal that was stopped, or a program that does not read, costs lines and not parts; a later line counts them.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._dropped = 0
+        self._piece = TERMINAL_PIECE if stream.isatty() else select.PIPE_BUF
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, or count it."""
+        try:
+            line = self.format(record) + "\n"
+            told = f"{self._dropped} lines of this log were dropped: nobody read them\n"
+            if self._dropped and self._write(told):
+                self._dropped = 0
+            if self._dropped or not self._write(line):
+                self._dropped += 1
+        except Exception:  # noqa: BLE001 - nothing about a line may cost a part; the reader may have hung up
+            self._dropped += 1
+
+    def _write(self, text: str) -> bool:
+        """Write as long as nothing has to wait for longer than a moment; return whether all of it went."""
+        data = text.encode(self.stream.encoding or "utf-8", "backslashreplace")
+        while data:
+            wait_s = 0 if self._dropped else MOMENT_S
+            if not select.select([], [self.stream.fileno()], [], wait_s)[1]:
+                return False
+            data = data[os.write(self.stream.fileno(), data[: self._piece]) :]
+        return True
 
 
 class JournalHandler(logging.Handler):
@@ -199,6 +238,14 @@ def _stderr_is_journal() -> bool:
     except (OSError, ValueError):
         return False
     return (str(stat.st_dev), str(stat.st_ino)) == (device, inode)
+
+
+def _may_block(stream: TextIO) -> bool:
+    """Tell whether writing may have to wait for a reader."""
+    try:
+        return not S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):  # no file, such as text in memory
+        return False
 
 
 def _wants_colour(stream: TextIO) -> bool:

@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,6 +36,9 @@ SWITCH_S = 0.0005
 
 SIGN_S = 1.0
 """How often systemd hears that the model is still being loaded."""
+
+STOP_SOON_S = 0.1
+"""How often a start that waits for its model looks whether it is to end."""
 
 LOADING_S = 600.0
 """After so long it hears nothing more, and takes the start for failed: a disk that hangs is not only slow."""
@@ -77,10 +81,12 @@ def run(
     with ExitStack() as stack:
         line = Line(config, stop, stack)
         line.reloads = reloads
-        loading = stack.enter_context(ThreadPoolExecutor(1, "load-model")).submit(line.recipes.prepare, line.recipe)
+        loading = in_background(partial(line.recipes.prepare, line.recipe), "load-model")
         line.start()
         line.source.open()  # the camera process starts while the model loads
-        recipe = patiently(loading, lambda: line.systemd.alive(lambda: "loading the model"))
+        recipe = patiently(loading, lambda: line.systemd.alive(lambda: "loading the model"), stop=stop)
+        if recipe is None:
+            return line.health
         line.use(recipe)
         allocator.settle()
         if path is not None and reloads is not None:
@@ -103,11 +109,34 @@ def run(
         return line.health
 
 
-def patiently(work: Future[T], alive: Callable[[], None], *, sign_s: float = SIGN_S, most_s: float = LOADING_S) -> T:
+def in_background(work: Callable[[], T], name: str) -> Future[T]:
+    """Do work in a thread that does not hold up the end of the program, as one of a pool would."""
+    future: Future[T] = Future()
+
+    def carry_out() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+            future.set_exception(error)
+
+    threading.Thread(target=carry_out, name=name, daemon=True).start()
+    return future
+
+
+def patiently(
+    work: Future[T],
+    alive: Callable[[], None],
+    *,
+    stop: threading.Event,
+    sign_s: float = SIGN_S,
+    most_s: float = LOADING_S,
+) -> T | None:
     """Wait for work in another thread and give signs of life meanwhile: a slow disk is no start that failed.
 
     Parameters
     ----------
+    stop
+        When it is set nobody waits any longer, and the answer is None.
     sign_s, most_s
         Seconds between two signs, and after which there are no more of them; the work is waited for all the same.
 
@@ -116,9 +145,15 @@ def patiently(work: Future[T], alive: Callable[[], None], *, sign_s: float = SIG
     Exception
         Whatever the work raised.
     """
-    until = time.monotonic() + most_s
-    while not wait([work], timeout=sign_s).done and time.monotonic() < until:
-        alive()
+    began = time.monotonic()
+    signed = 0
+    while not wait([work], timeout=min(sign_s, STOP_SOON_S)).done:
+        if stop.is_set():
+            return None
+        waited_s = time.monotonic() - began
+        if signed < int(waited_s / sign_s) and waited_s < most_s:
+            signed = int(waited_s / sign_s)
+            alive()
     return work.result()
 
 

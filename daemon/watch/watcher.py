@@ -132,8 +132,8 @@ class Watch:
 
     def _refusal(self, part: Part) -> Verdict | None:
         watched = self._watched
-        if watched is None or part.frame is None or part.recipe is None:
-            return None
+        if watched is None or part.frame is None or part.recipe is None or key_of(part.recipe) != watched.key:
+            return None  # also a part that came before a changeover: it is judged by the recipe of then
         if not watched.ready.is_set() and not watched.ready.wait(WAIT_S):
             return None
         measurement = measure(part.frame.image)

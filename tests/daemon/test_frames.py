@@ -178,6 +178,31 @@ def test_a_change_of_recipe_is_answered_when_the_camera_is_lost_before_it(tmp_pa
         assert words == ["camera_lost"]
 
 
+def test_pictures_with_new_settings_are_never_judged_by_the_old_recipe(tmp_path: Path) -> None:
+    """Rule: a loop that is held up just after the camera began again gives its pictures to the new recipe."""
+    old, new = {"ExposureTime": 1000.0}, recipe(name="new", product="new", settings={"ExposureTime": 2000.0})
+    with closing(Station(tmp_path, settings=old, silence_limit_s=20, rate_hz=100.0)) as station:
+        station.begin()
+        start, began = station.camera.start, list[int]()
+
+        def start_and_be_held_up() -> None:
+            start()
+            began.append(time.monotonic_ns())
+            time.sleep(0.2)
+
+        station.camera.start = start_and_be_held_up  # type: ignore[method-assign]
+        recipes = []
+        for count, part in enumerate(station.parts):
+            station.desk.answers.give(Judgement(part, PASS))
+            if count == 10:
+                station.desk.book.post(Switch(new, lambda _word, _text: None))
+            if began and part.frame is not None and part.frame.received_ns > began[0]:
+                recipes.append(None if part.recipe is None else part.recipe.name)
+            if len(recipes) == 25:
+                break
+    assert recipes == ["new"] * 25
+
+
 @pytest.mark.parametrize(("settings", "word"), [({}, ""), ({"ExposureTime": 1000.0}, "camera_lost")])
 def test_without_a_camera_only_what_it_must_be_asked_about_is_refused(
     tmp_path: Path, settings: dict[str, float], word: str

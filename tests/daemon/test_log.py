@@ -6,9 +6,12 @@ import contextlib
 import io
 import logging
 import os
+import pty
 import socket
 import subprocess
 import sys
+import time
+import tty
 from typing import TYPE_CHECKING
 
 import pytest
@@ -144,6 +147,58 @@ def test_a_journal_that_does_not_read_costs_lines_and_not_parts(
     lost = 3000 - len(read) - len(on_stderr)
     assert lost > 0
     assert dropped == [f"{lost} lines of this log were dropped: the journal did not take them"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "terminal"])
+def test_a_reader_that_does_not_read_costs_lines_and_not_parts(kind: str) -> None:
+    """Rule: Ctrl-S, `| less` or a stalled session drop lines, nobody waits for them, and a later line counts them."""
+    reading, writing = os.pipe() if kind == "pipe" else pty.openpty()
+    if kind == "terminal":
+        tty.setraw(writing)
+    root = logging.getLogger("lineward")
+    before = list(root.handlers)
+    with os.fdopen(writing, "w", encoding="utf-8", buffering=1) as stream:
+        os.set_blocking(reading, False)
+        log.set_up("INFO", parts=True, stream=stream)
+        handler = root.handlers[0]
+        try:
+            for number in range(20_000):  # 2 MB; a pipe takes 64 kB
+                log.parts_log.info("%s", f"#{number:05d} {'x' * 80}")
+            read = drain(reading)
+            log.parts_log.info("#20000")
+            after = drain(reading)
+        finally:
+            root.removeHandler(handler)
+            for old in before:
+                root.addHandler(old)
+    os.close(reading)
+    written = [line for line in read if "#" in line]
+    assert 0 < len(written) < 20_000
+    assert [line.split("#")[1][:5] for line in written] == [f"{number:05d}" for number in range(len(written))]
+    assert len(after) == 2
+    assert after[0] == f"{20_000 - len(written)} lines of this log were dropped: nobody read them"
+    assert after[1].endswith("#20000")
+
+
+def drain(reading: int) -> list[str]:
+    """Lines that wait behind a descriptor that does not block."""
+    data = b""
+    with contextlib.suppress(BlockingIOError):
+        while piece := os.read(reading, 65536):
+            data += piece
+            time.sleep(0.001)  # a terminal hands over what it holds in pieces
+    return data.decode().splitlines()
+
+
+def test_a_reader_that_hung_up_costs_lines_and_not_parts(capfd: pytest.CaptureFixture[str]) -> None:
+    """Rule: after `| head` has ended the line goes on without a word about its log."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "w", encoding="utf-8", buffering=1) as stream:
+        handler = log.StreamHandler(stream)
+        for number in range(100):
+            handler.handle(logging.LogRecord("lineward.part", logging.INFO, "", 0, f"#{number}", None, None))
+    assert capfd.readouterr().err == ""
 
 
 def messages(journal: socket.socket) -> list[str]:

@@ -6,12 +6,13 @@ import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lineward.daemon.notify import PATIENCE_S, Systemd
-from lineward.daemon.service import patiently
+from lineward.daemon.service import in_background, patiently
 from lineward.models.bundle import BundleError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def test_a_model_that_loads_slowly_is_no_failed_start(manager, tmp_path):
     """Rule: signs of life while the model loads, none for one that never ends, and what it raised comes through."""
     systemd = connect(manager, tmp_path)
     heard: list[list[str]] = []
-    release = threading.Event()
+    release, stop = threading.Event(), threading.Event()
 
     def sign() -> None:
         manager.now += 1.0
@@ -93,17 +94,30 @@ def test_a_model_that_loads_slowly_is_no_failed_start(manager, tmp_path):
             release.set()
 
     with ThreadPoolExecutor(1) as pool:
-        assert patiently(pool.submit(lambda: release.wait(30)), sign, sign_s=0.01)
+        assert patiently(pool.submit(lambda: release.wait(30)), sign, stop=stop, sign_s=0.01)
         assert heard[0] == [f"EXTEND_TIMEOUT_USEC={PATIENCE_S * 1e6:.0f}", "STATUS=loading the model"]
         release.clear()
         hung = pool.submit(release.wait, 30)
         ended = threading.Timer(0.5, release.set)
         ended.start()
         count = len(heard)
-        assert patiently(hung, sign, sign_s=0.01, most_s=0.0)
+        assert patiently(hung, sign, stop=stop, sign_s=0.01, most_s=0.0)
         assert len(heard) == count
         with pytest.raises(BundleError, match="cannot be used"):
-            patiently(pool.submit(refuse), sign, sign_s=0.01)
+            patiently(pool.submit(refuse), sign, stop=stop, sign_s=0.01)
+
+
+def test_a_stop_is_heard_while_the_model_loads() -> None:
+    """Rule: SIGTERM does not wait for a disk that hangs; the work that is left behind holds up no end."""
+    stop, release = threading.Event(), threading.Event()
+    work = in_background(partial(release.wait, 30), "load-model")
+    threading.Timer(0.2, stop.set).start()
+    assert patiently(work, lambda: None, stop=stop) is None
+    assert not work.done()
+    release.set()
+    assert work.result(10)
+    with pytest.raises(BundleError, match="cannot be used"):
+        patiently(in_background(refuse, "load-model"), lambda: None, stop=threading.Event())
 
 
 def refuse() -> None:

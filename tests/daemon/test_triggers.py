@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 from tests.daemon.desk import recipe
 
-from lineward.daemon.triggers import Part, TriggerBook
+from lineward.daemon.triggers import MOST_ANNOUNCED, Part, TooManyError, TriggerBook
 
 MS = 1_000_000
 
@@ -62,3 +63,28 @@ def test_a_judge_that_became_quick_is_seen() -> None:
     in_time, late = overloaded(every_ms=400, judge_ms=300, deadline_ms=100, parts=100)
     assert in_time == 0
     assert 5 <= late <= 20
+
+
+def test_parts_are_announced_without_holding_up_anybody() -> None:
+    """Rule: while a list of part ids is written down, triggers and deadlines go on; a full book takes none of them."""
+    free: list[bool] = []
+
+    def note(*_trigger: object) -> int:
+        def look() -> None:
+            free.append(book.changed.acquire(timeout=1))
+            if free[-1]:
+                book.changed.release()
+
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+        return len(free)
+
+    book = TriggerBook(note)
+    book.camera_up = True
+    assert book.announce("t", [f"P{number}" for number in range(20)]) == []
+    assert free == [True] * 20
+    with pytest.raises(TooManyError):
+        book.announce("t", ["Q"] * MOST_ANNOUNCED)
+    assert len(free) == 20
+    assert [book.missed(None).part_id for _ in range(20)] == [f"P{number}" for number in range(20)]

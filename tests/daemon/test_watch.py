@@ -309,6 +309,20 @@ def test_in_the_loop_another_product_is_answered_undecided(tmp_path: Path) -> No
         assert [row[1:3] for row in desk.rows()[PARTS:]] == [("undecided", "wrong_product")] * 3 + [("pass", "")] * 2
 
 
+def test_parts_that_came_before_a_changeover_are_judged_by_the_recipe_of_then(tmp_path: Path) -> None:
+    """Rule: pictures of the old product that wait while another recipe comes into force are no wrong product."""
+    with closing(Station(tmp_path)) as station:
+        station.commission()
+        station.use(recipe(name="flange", product="flange"))
+        station.index = 0
+        station.commission("flange")
+        old, station.recipe = station.recipe, recipe(product="bracket")
+        assert [said.decision for said in station.run(3)] == [Decision.PASS] * 3
+        assert "product" not in station.raised()
+        station.recipe = old
+        assert station.run(1, "bracket")[0].reason == "wrong_product"
+
+
 def test_a_batch_is_no_drift() -> None:
     """Rule: parts of one batch resemble each other; limits that took them for independent would cry wolf all day."""
     random, alarms = np.random.default_rng(1), 0
