@@ -364,5 +364,6 @@ def pick_device() -> str:
 
 
 def use_threads(count: int) -> None:
-    """Limit torch to so many cores."""
+    """Limit torch to so many cores, and to oneDNN: NNPACK, which nothing here uses, fails in a sandbox in each step."""
     torch.set_num_threads(count)
+    torch.backends.nnpack.set_flags(False)

@@ -5,124 +5,35 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sqlite3
 import textwrap
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.broker import wait_until
-from tests.system.line import LONG, figure
-from tests.system.machine import NEW, OLD, Machine, missing, only_one, packages
+from tests.system.line import figure
+from tests.system.machine import NEW, OLD, missing
+from tests.system.station import CONFIG, DEADLINE_MS, booted, toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.system.station import Station
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing() or "-"),
     pytest.mark.timeout(1200),  # the first run makes the base tree and the package
 ]
 
-RATE_HZ = 10
-DEADLINE_MS = 8000
-"""Beside other tests a part may wait for a second; what is tested here is that none is without an answer."""
-CONFIG = {
-    "camera": {"driver": "simulated", "width": 320, "height": 256, "rate_hz": RATE_HZ, "defect_rate": 0.3},
-    "inspection": {"model": "/var/lib/lineward/models/tiles.lward", "deadline_ms": DEADLINE_MS},
-    "mqtt": {"port": 1883},
-    "log": {"parts": True},
-}
-SHORT_WATCHDOG = "[Service]\nWatchdogSec=4\n"  # 30 s would be as right and take the test longer
-
-
-def toml(sections: dict[str, dict[str, Any]]) -> str:
-    lines = []
-    for name, section in sections.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items())]
-    return "\n".join([*lines, ""])
-
-
-class Station(Machine):
-    """A machine with the old package, a broker with a listener, and a line that can be started."""
-
-    def __init__(self, folder: Path, bundle: Path) -> None:
-        super().__init__(folder)
-        self.old, self.new = packages(folder / "packages")
-        for package in (self.old, self.new):
-            shutil.copy(package, self.tree / "srv" / package.name)
-        self.write("etc/mosquitto/conf.d/lineward.conf", "listener 1883 127.0.0.1\nallow_anonymous true\n")
-        self.write("etc/dpkg/dpkg.cfg.d/quick", "force-unsafe-io\n")  # this machine never loses its power
-        self.write("home/person/secret.txt", "nobody's business\n")
-        self.write(
-            "etc/systemd/system/listener.service",
-            "[Unit]\nAfter=mosquitto.service\nRequires=mosquitto.service\n[Service]\nStandardOutput=append:/srv/heard\n"
-            "ExecStart=/usr/bin/mosquitto_sub -h 127.0.0.1 -q 1 -t lineward/# -F '%%U %%r %%t %%p'\n"
-            "Restart=always\nRestartSec=1\n"
-            "[Install]\nWantedBy=multi-user.target\n",
-        )
-        self.boot()
-        self.run("systemctl", "enable", "--now", "mosquitto", "listener")
-        self.run("dpkg", "--install", f"/srv/{self.old.name}", timeout_s=180)
-        model = self.tree / "var/lib/lineward/models/tiles.lward"
-        model.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(bundle, model)
-        self.run("mkdir", "-p", "/run/systemd/system/lineward.service.d")
-        self.run("sh", "-c", f"printf '{SHORT_WATCHDOG!s}' > /run/systemd/system/lineward.service.d/watchdog.conf")
-        self.run("chown", "-R", "lineward:lineward", "/var/lib/lineward/models")
-        self.configure()
-        self.run("systemctl", "daemon-reload")
-
-    def configure(self, **inspection: Any) -> None:
-        config = {**CONFIG, "inspection": {**CONFIG["inspection"], **inspection}}
-        self.write("etc/lineward/lineward.toml", toml(config))
-
-    def heard(self, topic: str) -> list[str]:
-        """Payloads of one topic in the order in which the broker sent them."""
-        found = []
-        for line in (self.tree / "srv/heard").read_text(encoding="utf-8").splitlines():
-            _, _, name, payload = line.split(" ", 3)
-            if name == f"lineward/plant/line1/cam1/{topic}":
-                found.append(payload)
-        return found
-
-    @property
-    def pid(self) -> int:
-        return int(self.show("lineward", "MainPID"))
-
-    def rows(self) -> list[tuple[Any, ...]]:
-        database = self.tree / "var/lib/lineward/ledger.sqlite3"
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5)) as db:
-            return list(db.execute("SELECT seq, frame_id, verdict, reason FROM results ORDER BY seq"))
-
-    def wait_rows(self, count: int) -> None:
-        wait_until(lambda: len(self.rows()) >= count, 30, f"{count} answers; {self.journal()}")
-
-    def wait_back(self, other_than: int, timeout_s: float = 15) -> float:
-        """Wait until another process inspects; return the seconds it took."""
-        began = time.monotonic()
-
-        def back() -> bool:
-            return self.show("lineward", "ActiveState") == "active" and self.pid not in {0, other_than}
-
-        wait_until(back, timeout_s, f"another process; {self.journal()}")
-        return time.monotonic() - began
-
 
 @pytest.fixture(scope="module")
 def station(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
-    folder = tmp_path_factory.mktemp("machine")
-    (folder / "packages").mkdir()
-    with only_one():
-        machine = Station.__new__(Station)
-        try:
-            machine.__init__(folder, bundle)  # type: ignore[misc]
-            machine.run("systemctl", "start", "lineward", timeout_s=60)
-            yield machine
-        finally:
-            machine.close()
+    with booted(tmp_path_factory.mktemp("machine"), bundle) as machine:
+        machine.run("systemctl", "start", "lineward", timeout_s=60)
+        yield machine
 
 
 def test_ready_means_that_the_camera_streams_and_the_model_is_warm(station: Station) -> None:
@@ -265,17 +176,7 @@ def test_the_sandbox_holds(station: Station) -> None:
         """
     )
     station.write("usr/local/lib/probe.py", probe)
-    unit = (station.tree / "usr/lib/systemd/system/lineward.service").read_text(encoding="utf-8")
-    lines = [
-        line
-        for line in unit.splitlines()
-        if not line.startswith(("ExecStart=", "ExecReload=", "Type=", "WatchdogSec=", "Restart", "NotifyAccess="))
-    ]
-    at = lines.index("[Service]") + 1
-    lines[at:at] = ["Type=oneshot", "ExecStart=/opt/lineward/bin/python /usr/local/lib/probe.py"]
-    station.write("etc/systemd/system/probe.service", "\n".join([*lines, ""]))
-    station.run("systemctl", "daemon-reload")
-    station.run("systemctl", "start", "probe")
+    station.in_sandbox_of("lineward", "/opt/lineward/bin/python /usr/local/lib/probe.py")
     found = json.loads((station.tree / "var/lib/lineward/probe").read_text())
     possible = {what for what, outcome in found.items() if outcome == "possible"}
     assert possible == {"own data", "tcp socket"}, found
@@ -332,31 +233,6 @@ def test_a_second_station_runs_beside_the_first(station: Station) -> None:
     station.run("systemctl", "stop", "lineward@cam2")
     assert station.show("lineward@cam2", "Result") == "success"
     assert station.pid == pid
-
-
-@pytest.mark.skipif(not LONG, reason="trains for half a minute; LINEWARD_LONG=1 runs it")
-def test_training_works_in_its_sandbox_and_one_at_a_time(station: Station, dataset: Path) -> None:
-    """Rule: the unit learns from the product's folder with what the box leaves over; a second one ends at once."""
-    shutil.copytree(dataset, station.tree / "var/lib/lineward/training/tiles")
-    station.run("chown", "-R", "lineward:lineward", "/var/lib/lineward/training")
-    # This machine may be busy with other tests: then the unit would rightly not start.
-    station.write(
-        "etc/systemd/system/lineward-train@.service.d/busy.conf",
-        "[Unit]\nConditionCPUPressure=\nConditionMemoryPressure=\n",
-    )
-    station.run("systemctl", "daemon-reload")
-    station.run("systemctl", "start", "--no-block", "lineward-train@tiles")
-    lock = ("flock", "--nonblock", "/run/lineward-train/lock", "true")
-    wait_until(lambda: station.run(*lock, check=False).returncode == 1, 20, "training")
-    station.run("systemctl", "start", "lineward-train@other", check=False)
-    assert station.show("lineward-train@other", "ExecMainStatus") == "75"
-    wait_until(
-        lambda: station.show("lineward-train@tiles", "ActiveState") in {"inactive", "failed"},
-        300,
-        "end of the training",
-    )
-    assert station.show("lineward-train@tiles", "Result") == "success", station.journal("-u", "lineward-train@tiles")
-    assert (station.tree / "var/lib/lineward/training/tiles.lward").is_file()
 
 
 def test_an_upgrade_keeps_the_ledger_and_goes_on_inspecting(station: Station) -> None:
