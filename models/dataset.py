@@ -277,22 +277,28 @@ def _groups(
             with table.open(newline="", encoding="utf-8-sig") as stream:
                 for row in csv.DictReader(stream):
                     if group := (row["group"] or "").strip():
-                        file = row["file"].replace("\\", "/")
-                        named[file] = group
-                        named.setdefault(file.strip(), group)
+                        file = row["file"].replace("\\", "/").strip()
+                        if named.setdefault(file, group) != group:
+                            raise DatasetError(
+                                f"{table}: {file} has two groups, {named[file]} and {group}; leave one of the rows"
+                            )
         except (KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
             raise DatasetError(f"{table}: needs columns file and group, separated by commas, in UTF-8") from error
-        missing = [path for path, _ in files if path.relative_to(folder).as_posix() not in named]
+        missing = [path for path, _ in files if _below(folder, path).strip() not in named]
         if missing:
-            warnings.append(f"groups.csv does not list {len(missing)} images, such as {missing[0].name}")
+            warnings.append(f"groups.csv does not list {len(missing)} images, such as {_below(folder, missing[0])}")
     else:
         warnings.append("there is no groups.csv, so nobody has said which images show the same part")
     own = [
-        named.get(path.relative_to(folder).as_posix(), CONTENT + fact.digest)
+        named.get(_below(folder, path).strip(), CONTENT + fact.digest)
         for (path, _), fact in zip(files, facts, strict=True)
     ]
     groups = _with_copies(own, [fact.digest for fact in facts])
     return groups, table.exists() and not warnings, warnings
+
+
+def _below(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _with_copies(groups: list[str], digests: list[str]) -> list[str]:

@@ -90,6 +90,7 @@ def train_full(  # noqa: PLR0915 - one step after the other
         dataset = read_training_set(
             data, parent.manifest if parent else None, base_data, cache, threads, partial(report, "read")
         )
+        read = dataset
         if not dataset.labels.any():
             raise DatasetError(f"{data}: no defective images, so nothing to tune a network with; use --tier quick")
         if parent:
@@ -184,7 +185,7 @@ def train_full(  # noqa: PLR0915 - one step after the other
             manifest = manifest.model_copy(update={"calibration": calibration, "data": figures_from})
         if parent:
             manifest = compare_with_parent(manifest, parent, dataset, said, prepared.groups, judged=held)
-        remember_training_set(cache, dataset)
+        remember_training_set(cache, read)
         sha256 = save_bundle(out, exported.graph, manifest)
         tuning.forget()
         trim_cache(cache, {source.digest for source in dataset.sources})

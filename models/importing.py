@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil
@@ -38,7 +39,7 @@ from lineward.models.records import (
     Risk,
 )
 from lineward.models.session import Session
-from lineward.models.verdict import decide
+from lineward.models.verdict import Decision, decide
 from lineward.models.wrapping import Calibration, wrap
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def import_model(
     report: Progress = progress or (lambda _stage, _done, _total: None)
     if samples is None and data is None:
         raise ForeignModelError(f"{path}: pictures to try it on are needed; give --samples DIR, better --data DIR")
+    _spare_original(path, out)
     foreign = read_foreign(path, declared)
     dataset = None
     if data is not None:
@@ -175,10 +177,6 @@ def import_model(
             )
         else:
             fitted = uncalibrated(foreign, declared, heard)
-            warnings.append(
-                "not calibrated, for want of labelled images: its confidence means nothing yet and most parts will go "
-                "to review; import it again with --data before it judges"
-            )
         graph = wrap(foreign, fitted.calibration)
         draft = _manifest(foreign, fitted, dataset, product=product, version=version, warnings=tuple(warnings))
         trial = Path(scratch) / "trial.lward"
@@ -195,6 +193,9 @@ def import_model(
             f"to {parity.max_abs_diff:.2g}); please report this with the model"
         )
     update: dict[str, object] = {"parity": parity}
+    if dataset is None:
+        warnings.append(_uncalibrated_note(foreign, [verdict.decision for verdict in verdicts]))
+        update["data"] = draft.data.model_copy(update={"warnings": tuple(warnings)})
     if dataset is not None and fitted.held is not None and fitted.groups is not None:
         shown = [verdicts[index] for index in fitted.held]
         update["holdout"] = measure(
@@ -210,6 +211,25 @@ def import_model(
     manifest = draft.model_copy(update=update)
     sha256 = save_bundle(out, graph, manifest)
     return ImportReport(out, sha256, manifest, dataset is not None, tuple(warnings))
+
+
+def _spare_original(path: Path, out: Path) -> None:
+    if out.exists() and path.exists() and out.samefile(path):
+        raise ForeignModelError(f"{path}: --out names the model itself, which would be lost; give another file")
+
+
+def _uncalibrated_note(foreign: Foreign, decisions: Sequence[Decision]) -> str:
+    """Say what an import without labels does with the samples, most of which are good as a rule."""
+    count = Counter(decisions)
+    failed, passed = count[Decision.FAIL], count[Decision.PASS]
+    doubt = "--threshold, --scaling" if foreign.kind == "anomaly" else "--classes, --good, --scaling"
+    review = len(decisions) - failed - passed
+    return (
+        "not calibrated, for want of labelled images: its confidence means nothing yet; of the "
+        f"{len(decisions)} sample images {failed} fail, {passed} pass and {review} go to review"
+        + (f", so look at {doubt} again" if failed > len(decisions) / 2 else "")
+        + "; import it again with --data before it judges"
+    )
 
 
 def _pictures(samples: Path) -> list[Path]:

@@ -164,6 +164,7 @@ def train_quick(
             threads,
             lambda done, total: report("read", done, total),
         )
+        read = dataset  # what is found out about this training is no word about the next one's images
         _check_synthetic(dataset, synthetic)
         if parent and height is None and width is None:
             spec_of = parent.manifest.input
@@ -244,7 +245,7 @@ def train_quick(
         )
         if parent:
             manifest = compare_with_parent(manifest, parent, dataset, said, prepared.groups)
-        remember_training_set(cache, dataset)
+        remember_training_set(cache, read)
         sha256 = save_bundle(out, exported.graph, manifest)
         trim_cache(cache, {source.digest for source in dataset.sources})
     return TrainReport(out, sha256, manifest, perf_counter() - started, training_warnings(dataset, manifest))

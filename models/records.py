@@ -64,6 +64,8 @@ class Metrics(_Part):
     def _can_do(self) -> str:
         rejects = self.false_reject_rate
         person = f"of 100 parts like these a person would have to look at about {100 * self.review_share:.0f}"
+        if not self.n_good and not self.n_defect:
+            return "Nothing is known about good parts, because none was tested."
         if rejects.value is None:
             return f"Nothing is known about good parts, because there were none; {person}."
         return (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lineward.daemon.label_records import FAIL, LABELLED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from lineward.daemon.label_records import Part
@@ -51,7 +51,8 @@ def held_out(labels: LabelStore, product: str) -> list[Part]:
 def write_sets(labels: LabelStore, product: str, folder: Path, base: Path | None) -> TrainingSet:
     """Write ``good/``, ``defect/<type>/`` and ``groups.csv`` of a product below ``folder``, with links where possible.
 
-    A picture of the base data that is held out, and with it every other one of its part, is left out.
+    A picture of the base data that is held out, and with it every other one of its part, is left out. One that is
+    labelled here counts once, with the label that it has here, and its part is one part with what the base has of it.
 
     Raises
     ------
@@ -65,8 +66,10 @@ def write_sets(labels: LabelStore, product: str, folder: Path, base: Path | None
     parts = labels.parts(product, status=LABELLED)
     groups: list[tuple[str, str, str]] = []
     (folder / "good").mkdir(parents=True, exist_ok=True)
-    count = _write_parts(labels, [part for part in parts if part.image not in out], folder, groups)
-    from_base = _link_base(base, folder, groups, map(labels.file, held)) if base is not None else 0
+    used = [part for part in parts if part.image not in out]
+    count = _write_parts(labels, used, folder, groups)
+    known = {labels.file(part): part.group for part in used}
+    from_base = _link_base(base, folder, groups, [labels.file(part) for part in held], known) if base is not None else 0
     write_groups(folder, groups)
     return TrainingSet(folder, count, from_base, held)
 
@@ -99,18 +102,23 @@ def _write_parts(labels: LabelStore, parts: Iterable[Part], folder: Path, groups
     return count
 
 
-def _link_base(base: Path, folder: Path, groups: list[tuple[str, str, str]], held: Iterable[Path]) -> int:
+def _link_base(
+    base: Path, folder: Path, groups: list[tuple[str, str, str]], held: Iterable[Path], used: Mapping[Path, str]
+) -> int:
+    """Link what the base has besides ``held`` pictures and ``used`` ones, whose parts are given."""
     from lineward.models.dataset import find_images  # noqa: PLC0415 - brings ONNX Runtime, which the page does without
 
     named = _base_groups(base)
     pictures = [*find_images(base / "defect"), *find_images(base / "good")]
     out = _copies(pictures, held)
+    twins = _copies(pictures, used)
     parts_out = {named.get(path.relative_to(base).as_posix()) for path in out} - {None}
+    same_part = {named.get(path.relative_to(base).as_posix()): used[twin] for path, twin in twins.items()}
     count = 0
     for path in pictures:
         file = path.relative_to(base)
         group = named.get(file.as_posix())
-        if path in out or group in parts_out:
+        if path in out or path in twins or group in parts_out:
             continue
         # Below a folder of its own, so that no name meets one of ours; the defect type stays the first folder.
         head = 1 if file.parts[0] == "good" or len(file.parts) == 2 else 2
@@ -119,7 +127,9 @@ def _link_base(base: Path, folder: Path, groups: list[tuple[str, str, str]], hel
         )
         link(path, folder / name)
         if group is not None:
-            groups.append((name, f"base/{group}", "good" if file.parts[0] == "good" else "defect"))
+            groups.append(
+                (name, same_part.get(group, f"base/{group}"), "good" if file.parts[0] == "good" else "defect")
+            )
         count += 1
     return count
 
@@ -134,22 +144,23 @@ def _base_groups(base: Path) -> dict[str, str]:
     return {file.replace("\\", "/"): group for file, group in rows if group}
 
 
-def _copies(pictures: Iterable[Path], held: Iterable[Path]) -> set[Path]:
-    """Return the pictures with the bytes of one that is held out; only those of the same size are read."""
+def _copies(pictures: Iterable[Path], of: Iterable[Path]) -> dict[Path, Path]:
+    """Return the pictures with the bytes of others, and which; only those of the same size are read."""
     by_size: dict[int, list[Path]] = {}
-    for path in held:
+    for path in of:
         if path.is_file():
             by_size.setdefault(path.stat().st_size, []).append(path)
-    digests: dict[int, set[bytes]] = {}
-    found = set()
+    digests: dict[int, dict[bytes, Path]] = {}
+    found = {}
     for path in pictures:
         size = path.stat().st_size
         if size not in by_size:
             continue
         if size not in digests:
-            digests[size] = set(map(_digest, by_size[size]))
-        if _digest(path) in digests[size]:
-            found.add(path)
+            digests[size] = {_digest(other): other for other in by_size[size]}
+        twin = digests[size].get(_digest(path))
+        if twin is not None:
+            found[path] = twin
     return found
 
 

@@ -107,6 +107,17 @@ def test_pictures_are_made_within_their_fold_and_the_same_again(good: Path, simi
     assert np.array_equal(of_fold_1, made.pooled[made.folds == 1]), "other folds have no part in a fold's pictures"
 
 
+def test_a_training_from_such_a_base_does_not_say_that_it_made_any_up(
+    good: Path, similar: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Rule: what is said of one training is not said of the next one that starts from its bundle."""
+    first = train_quick(good, tmp_path / "1.lward", product="p", cache_dir=cache, synthetic=30, **SIDE)
+    second = train_quick(similar, tmp_path / "2.lward", product="p", cache_dir=cache, base=first.model)
+    assert second.manifest.data.n_made_up == 0
+    assert second.manifest.data.n_defect == 12
+    assert not any("made-up" in warning for warning in (*second.warnings, *second.manifest.data.warnings))
+
+
 def test_made_up_defects_are_refused_beside_real_ones(similar: Path, cache: Path, tmp_path: Path) -> None:
     """Rule: real defects teach more; the message says how many there are and what to leave out."""
     out = tmp_path / "m.lward"

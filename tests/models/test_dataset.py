@@ -154,6 +154,13 @@ def test_table_without_the_columns(tmp_path: Path) -> None:
     assert "columns file and group" in refused(folder)
 
 
+def test_one_file_with_two_parts_is_refused(tmp_path: Path) -> None:
+    """Rule: which part is on an image decides what tests it, so two answers are none."""
+    folder = fill(tmp_path)
+    (folder / "groups.csv").write_text("file,group\ngood/00.png,a\ngood/01.png,b\ngood/00.png,b\n")
+    assert "groups.csv: good/00.png has two groups, a and b" in refused(folder)
+
+
 def test_copies_stay_together(tmp_path: Path) -> None:
     """Copies of a file are one part, even where the table says otherwise."""
     folder = fill(tmp_path)
@@ -221,7 +228,7 @@ def test_rows_without_a_group_name_no_part(tmp_path: Path, row: str) -> None:
     dataset = read_dataset(folder)
     assert len({item.group for item in dataset.items}) == len(set(dataset.groups.tolist())) == 18
     assert not dataset.groups_known
-    assert any("does not list 2 images" in warning for warning in dataset.warnings)
+    assert any("does not list 2 images, such as good/00.png" in warning for warning in dataset.warnings)
 
 
 def test_linked_folders_belong_to_the_set(tmp_path: Path) -> None:

@@ -209,6 +209,32 @@ def test_without_labels_nothing_is_promised(from_onnx_helper: Path, data: Path, 
     assert json.dumps(report.to_json())
 
 
+def test_samples_that_all_fail_are_said(from_onnx_helper: Path, data: Path, tmp_path: Path) -> None:
+    """Rule: an import without labels says what it does with the samples, and doubts a limit that fails most of them."""
+    found = {}
+    for threshold in (-100.0, 100.0):
+        declared = Declaration("anomaly", scaling="unit", threshold=threshold)
+        (note,) = wrapped(from_onnx_helper, tmp_path / "a.lward", declared, samples=data).warnings
+        found[threshold] = note
+    assert (
+        "of the 96 sample images 96 fail, 0 pass and 0 go to review, so look at --threshold" in found[-100]
+    )
+    assert "of the 96 sample images 0 fail, 96 pass and 0 go to review; import it again with --data" in found[100]
+
+
+def test_the_original_is_not_overwritten(from_onnx_helper: Path, data: Path, tmp_path: Path) -> None:
+    """Rule: an --out that is the model itself, by whatever name, is refused, and the model stays."""
+    model = tmp_path / "mine.onnx"
+    shutil.copy(from_onnx_helper, model)
+    before = model.read_bytes()
+    (tmp_path / "link.lward").symlink_to(model)
+    declared = Declaration("anomaly", scaling="unit", threshold=0.02)
+    for out in (model, tmp_path / "link.lward"):
+        with pytest.raises(ForeignModelError, match="--out names the model itself"):
+            import_model(model, out, declared, product="p", samples=data)
+    assert model.read_bytes() == before
+
+
 # ---- preparation: every declaration, against arithmetic by hand
 
 

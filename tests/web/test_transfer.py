@@ -239,6 +239,34 @@ def test_bombs_and_broken_archives_are_refused(labels: LabelStore, tmp_path: Pat
         assert everything(labels) == before, name
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_is_one_clear_line_however_it_is_packed(
+    labels: LabelStore, tmp_path: Path, method: int
+) -> None:
+    """Rule: whichever bytes are wrong, the person reads that the ZIP file is, and nothing was changed."""
+    whole = zipped(tmp_path / "in.zip", {"good/a.png": png(1)}, method).read_bytes()
+    for start in (40, 50, 60, 200, len(whole) // 2):
+        damaged = bytearray(whole)
+        damaged[start : start + 30] = bytes(byte ^ 0x5A for byte in damaged[start : start + 30])
+        (tmp_path / "in.zip").write_bytes(damaged)
+        with pytest.raises(TransferError, match=r"not a whole ZIP file \(.*nothing was changed$"):
+            import_zip(labels, tmp_path / "in.zip", "bracket", "eve")
+    lost = bytearray(whole)
+    struct.pack_into("<I", lost, whole.index(b"PK\x01\x02") + 42, 0xFFFF_FF00)
+    struct.pack_into("<I", lost, whole.index(b"PK\x05\x06") + 16, whole.index(b"PK\x01\x02") + 90)
+    (tmp_path / "in.zip").write_bytes(lost)
+    with pytest.raises(TransferError, match="not a whole ZIP file"):
+        import_zip(labels, tmp_path / "in.zip", "bracket", "eve")
+    assert labels.parts("bracket") == []
+
+
+def test_trouble_with_the_disk_is_not_taken_for_a_damaged_archive(labels: LabelStore, tmp_path: Path) -> None:
+    """Rule: what is wrong with the disk is said of the disk."""
+    (tmp_path / "in.zip").mkdir()
+    with pytest.raises(IsADirectoryError):
+        import_zip(labels, tmp_path / "in.zip", "bracket", "eve")
+
+
 def test_a_head_that_lies_about_the_size_of_a_file_brings_no_more_than_it_says(
     labels: LabelStore, tmp_path: Path
 ) -> None:
@@ -411,7 +439,19 @@ def test_base_data_that_is_held_out_is_not_trained_on(labels: LabelStore, tmp_pa
     trained = digests(tmp_path / "data")
     assert not trained & of_held
     assert trained == digests(base) - of_held
-    assert sets.base == 60 - 2 * len(held)
+    assert sets.labelled == 30 - len(held)
+    assert sets.base == 30 - len(held)
+    files = list((tmp_path / "data").rglob("*.png"))
+    assert len(files) == len(trained), "a picture that is labelled here and lies in the base counts once"
+    with (tmp_path / "data" / "groups.csv").open() as table:
+        group_of = {row["file"]: row["group"] for row in csv.DictReader(table)}
+    sides: dict[str, set[str]] = {}
+    names = {hashlib.sha256(data).hexdigest(): name for name, data in pictures.items()}
+    for file in files:
+        name = names[hashlib.sha256(file.read_bytes()).hexdigest()]
+        sides.setdefault(name.split("/")[-1][:-6], set()).add(group_of[file.relative_to(tmp_path / "data").as_posix()])
+    assert len(sides) == 30 - len(held)
+    assert {len(groups) for groups in sides.values()} == {1}, "both sides of a part are of one part"
 
 
 def test_an_import_takes_over_which_part_is_on_which_picture(labels: LabelStore, tmp_path: Path) -> None:
