@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lineward.daemon.config import ConfigError
 from lineward.daemon.endpoint import why
 from lineward.daemon.line import endpoint
 from lineward.daemon.mqtt import Connection
@@ -106,7 +107,11 @@ def check_camera(config: Config) -> Finding:
 
 def check_broker(config: Config) -> Finding:
     """Log in to the broker and ask for the commands."""
-    broker, base = endpoint(config), config.station.base_topic
+    base = config.station.base_topic
+    try:
+        broker = endpoint(config)
+    except ConfigError as error:
+        return Finding("broker", False, str(error))
     # Another client id: a second one with the station's own would throw the running service out.
     visitor = replace(broker, client_id=f"{broker.client_id}-check-{os.getpid()}"[:64])
     try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lineward.daemon.endpoint import CREDENTIAL
 from lineward.models.verdict import Thresholds
@@ -20,7 +21,31 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = Path("/etc/lineward/lineward.toml")
 
+HIDDEN = "(taken out)"
+CONFIDENTIAL = r"(?:password|passwd|passphrase|pwd|secret|token|credential|api_?key|private)"
+"""What is in the name of a key whose value nobody may read; one that ends in ``_file`` names a file."""
+
 TopicLevel = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"nobody knows the home folder {path.parts[0]}; write the whole path") from error
+
+
+def _model_at_home(model: Path) -> Path:
+    return _at_home(model) if model.suffix else model  # a product of the model store has none
+
+
+def _producer_at_home(producer: str) -> str:
+    return str(_at_home(Path(producer))) if producer.endswith(".cti") else producer
+
+
+FilePath = Annotated[Path, AfterValidator(_at_home)]
+ModelPath = Annotated[Path, AfterValidator(_model_at_home)]
+Producer = Annotated[str, AfterValidator(_producer_at_home)]
 
 
 class ConfigError(ValueError):
@@ -92,7 +117,9 @@ class FolderCamera(_Camera):
     """Replays a folder of image files."""
 
     driver: Literal["folder"] = Field(description="Replay of image files.")
-    folder: Path = Field(Path("images"), description="Folder of PNG, JPEG, TIFF or BMP files, read in sorted order.")
+    folder: FilePath = Field(
+        Path("images"), description="Folder of PNG, JPEG, TIFF or BMP files, read in sorted order."
+    )
     loop: bool = Field(False, description="Begin again after the last file.")
     rate_hz: float = Field(0.0, ge=0, le=1000, description="Files per second; 0: as fast as taken, none dropped.")
     significant_bits: int = Field(16, ge=8, le=16, description="Bits that carry the picture in a 16-bit file.")
@@ -102,7 +129,7 @@ class GenicamCamera(_Camera):
     """An industrial camera behind a GenTL producer."""
 
     driver: Literal["genicam"] = Field(description="A GenICam camera through a GenTL producer.")
-    producers: list[str] = Field(
+    producers: list[Producer] = Field(
         default_factory=list,
         description='GenTL producers (.cti files); "viky" is the simulator inside the genicam package; '
         "empty: those in GENICAM_GENTL64_PATH, which a service sees only if its unit sets it.",
@@ -136,7 +163,7 @@ class AravisCamera(_Camera):
 class Inspection(_Section):
     """How parts are judged."""
 
-    model: Path = Field(description="A model bundle (.lward file), or the name of a product in the model store.")
+    model: ModelPath = Field(description="A model bundle (.lward file), or the name of a product in the model store.")
     deadline_ms: int = Field(500, ge=5, le=600_000, description="Milliseconds from trigger to answer.")
     providers: list[str] = Field(
         default_factory=lambda: ["CPUExecutionProvider"],
@@ -172,7 +199,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class Recipe(_Section):
     """One more product that this station can be changed over to, while it runs."""
 
-    model: Path = Field(description="A model bundle (.lward file), or the name of a product in the model store.")
+    model: ModelPath = Field(description="A model bundle (.lward file), or the name of a product in the model store.")
     deadline_ms: int | None = Field(
         None, ge=5, le=600_000, description="Milliseconds from trigger to answer; empty: inspection.deadline_ms."
     )
@@ -195,12 +222,14 @@ class Recipe(_Section):
 class Tls(_Section):
     """TLS to the broker; the host name is always checked."""
 
-    ca_file: Path | None = Field(
+    ca_file: FilePath | None = Field(
         None,
         description="Certificate of the authority that signed the broker's, the only one trusted; empty: the system's.",
     )
-    cert_file: Path | None = Field(None, description="Client certificate, as a file or `credential:NAME`.")
-    key_file: Path | None = Field(None, description="Key of the client certificate, as a file or `credential:NAME`.")
+    cert_file: FilePath | None = Field(None, description="Client certificate, as a file or `credential:NAME`.")
+    key_file: FilePath | None = Field(
+        None, description="Key of the client certificate, as a file or `credential:NAME`."
+    )
 
     @model_validator(mode="after")
     def _pair(self) -> Tls:
@@ -219,7 +248,7 @@ class Mqtt(_Section):
         "", max_length=64, description="Client id, unique on the broker; empty: made from the station's names."
     )
     username: str | None = Field(None, description="User name at the broker.")
-    password_file: Path | None = Field(
+    password_file: FilePath | None = Field(
         None,
         description="File that holds the password, or `credential:NAME` for a credential of the systemd unit; "
         "never write the password here.",
@@ -231,7 +260,7 @@ class Mqtt(_Section):
 class Storage(_Section):
     """Where results and images are kept."""
 
-    root: Path = Field(Path("/var/lib/lineward"), description="Folder of ledger, outbox, images and models.")
+    root: FilePath = Field(Path("/var/lib/lineward"), description="Folder of ledger, outbox, images and models.")
     max_gb: float = Field(
         20, gt=0, le=100_000, description="Quota of all kept images in gigabytes; the oldest go first."
     )
@@ -281,15 +310,15 @@ class Review(_Section):
         default_factory=list,
         description="Host names by which browsers may call the page, besides this machine's addresses.",
     )
-    cert_file: Path | None = Field(None, description="Certificate of the review page (PEM); empty: no TLS.")
-    key_file: Path | None = Field(None, description="Key of that certificate (PEM).")
+    cert_file: FilePath | None = Field(None, description="Certificate of the review page (PEM); empty: no TLS.")
+    key_file: FilePath | None = Field(None, description="Key of that certificate (PEM).")
     session_minutes: float = Field(
         30, ge=1, le=1440, description="Minutes without a touch after which a technician or engineer is signed out."
     )
     operator_hours: float = Field(
         12, ge=0.1, le=168, description="Hours after which an operator, who can change nothing, is signed out."
     )
-    base_data: Path | None = Field(
+    base_data: FilePath | None = Field(
         None,
         description="Images the product was first trained on (good/, defect/TYPE/, groups.csv), or a folder with one "
         "such folder for each product: a new training uses them together with what was labelled on the page.",
@@ -411,7 +440,7 @@ def _explain(detail: ErrorDetails) -> str:
     if setting:
         del location[-1]  # there is a finding for each type
     key = ".".join(location)
-    value = detail["input"]
+    value = without_secrets(detail["input"], hide=any(map(is_secret, location)))
     match detail["type"]:
         case "extra_forbidden":
             return f"{key} = {value!r}: no such key{_did_you_mean(detail)}"
@@ -428,6 +457,22 @@ def _explain(detail: ErrorDetails) -> str:
             message = detail["msg"][0].lower() + detail["msg"][1:]
             message = "write text in quotes, a finite number, true or false" if setting else message
             return f"{key} = {value!r}: {message}"
+
+
+def is_secret(key: str) -> bool:
+    """Tell by the name of a key whether its value is a secret."""
+    return re.search(CONFIDENTIAL, key, re.IGNORECASE) is not None and not key.lower().endswith("_file")
+
+
+def without_secrets(value: Any, *, hide: bool = False) -> Any:
+    """Return a value of the file for people to read: without what stands under secret keys; ``hide``: all of it."""
+    match value:
+        case dict():
+            return {key: without_secrets(below, hide=hide or is_secret(str(key))) for key, below in value.items()}
+        case list():
+            return [without_secrets(below, hide=hide) for below in value]
+        case _:
+            return HIDDEN if hide else value
 
 
 def _did_you_mean(detail: ErrorDetails) -> str:
@@ -465,7 +510,7 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     def absolute(path: Path | None) -> Path | None:
         if path is None or str(path).startswith(CREDENTIAL):
             return path
-        return folder / path.expanduser()
+        return folder / path
 
     camera = config.camera
     if isinstance(camera, FolderCamera):
@@ -499,4 +544,4 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
 
 
 def _model_path(model: Path, folder: Path) -> Path:
-    return folder / model.expanduser() if model.suffix else model  # a product of the model store has none
+    return folder / model if model.suffix else model  # a product of the model store has none

@@ -19,7 +19,7 @@ _NOT_IN_PLC_STRINGS = str.maketrans(dict.fromkeys(',":[]{}\\', "_"))
 
 def rfc3339(unix_ns: int) -> str:
     """Write a time as RFC 3339 in UTC with milliseconds."""
-    moment = datetime.fromtimestamp(unix_ns / 1e9, UTC)
+    moment = datetime.fromtimestamp(unix_ns // 1_000_000_000, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{unix_ns // 1_000_000 % 1000:03d}Z"
 
 

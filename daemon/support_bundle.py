@@ -16,11 +16,12 @@ import shutil
 import subprocess
 import tarfile
 import time
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineward import __version__
-from lineward.daemon.config import Config, ConfigError, load_config
+from lineward.daemon.config import CONFIDENTIAL, HIDDEN, Config, ConfigError, is_secret, load_config
 from lineward.daemon.doctor import examine
 from lineward.daemon.endpoint import CREDENTIAL
 from lineward.daemon.ledger_read import LedgerReader
@@ -28,20 +29,22 @@ from lineward.daemon.top import look
 from lineward.daemon.watch.reference import FOLDER as COMMISSIONING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 LOG_LINES = 5000
 JOURNAL_S = 30.0
 ROWS = 500
 MOST_LISTED = 5000
-HIDDEN = "(taken out)"
 LEAST_SECRET = 4
 """A shorter text is no secret worth hiding, and would be found in every other word."""
 
 _SECRET = re.compile(
-    r"""(?imx)^(?P<key>\s*["']?[\w.-]*(?:password|passwd|passphrase|secret|token|credential|api_?key|private)[\w.-]*["']?
-    \s*=\s*)(?P<value>.+)$"""
+    rf"""(?ix)(?P<key>(?<![\w.-])[\w.-]*{CONFIDENTIAL}[\w.-]*(?<!_file)["']?[^\S\n]*=[^\S\n]*)
+    (?P<value>(?:"{{3}}(?s:.*?)(?:"{{3}}|\Z) | '{{3}}(?s:.*?)(?:'{{3}}|\Z) | \[[^\]]*)?[^\n]*)"""
 )
+"""A secret key and all that follows in its line: where a value ends, nobody knows in TOML that is broken."""
+
+_STRING = re.compile(r"""(?s)"{3}(.+?)"{3}|'{3}(.+?)'{3}|"((?:\\.|[^"\\])+)"|'([^']+)'""")
 _IN_URL = re.compile(r"(?P<start>://[^/\s:@]+:)(?P<value>[^@\s/]+)(?=@)")
 
 
@@ -124,13 +127,15 @@ def versions() -> dict[str, Any]:
 def config_text(path: Path, secrets: list[str]) -> bytes:
     """Read the configuration with every secret taken out; what was taken out is added to ``secrets``."""
     text = path.read_bytes().decode("utf-8", "replace")
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        secrets += written(found_in(tomllib.loads(text)))
 
     def hide(match: re.Match[str]) -> str:
-        key, value = match["key"], match["value"].strip()
-        if re.search(r"_file[\"']?\s*=\s*$", key):
-            return match[0]
-        secrets.append(value.strip("\"' \t"))
-        return f'{key}"{HIDDEN}"'
+        value = match["value"].strip()
+        string = _STRING.match(value)
+        bare = re.split(r"\s#", value)[0].strip("\"' \t")
+        secrets.extend(written([string[string.lastindex or 0] if string else bare]))
+        return f'{match["key"]}"{HIDDEN}"'
 
     def hide_in_url(match: re.Match[str]) -> str:
         secrets.append(match["value"])
@@ -139,19 +144,37 @@ def config_text(path: Path, secrets: list[str]) -> bytes:
     return _IN_URL.sub(hide_in_url, _SECRET.sub(hide, text)).encode()
 
 
+def found_in(value: Any, *, secret: bool = False) -> Iterator[str]:
+    """Yield every text and number that stands under a secret key, at any depth."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from found_in(below, secret=secret or is_secret(key))
+    elif isinstance(value, list):
+        for below in value:
+            yield from found_in(below, secret=secret)
+    elif secret and not isinstance(value, bool):
+        yield str(value)
+
+
+def written(secrets: Iterable[str]) -> list[str]:
+    """Return each line of the secrets as it is, and as logs, JSON and TOML write it."""
+    lines = [line.strip() for secret in secrets for line in secret.splitlines()]
+    return [form for line in lines for form in (line, repr(line)[1:-1], json.dumps(line)[1:-1])]
+
+
 def file_secrets(config: Config) -> list[str]:
     """Return the password at the broker, so that it can be taken out of the log."""
     file = config.mqtt.password_file
     if file is None or str(file).startswith(CREDENTIAL):
         return []
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        return [file.read_text(encoding="utf-8").strip()]
+        return written([file.read_text(encoding="utf-8")])
     return []
 
 
 def without(data: bytes, secrets: list[str]) -> bytes:
     """Take every secret out of a text."""
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be the beginning of another
         if len(secret) >= LEAST_SECRET:
             data = data.replace(secret.encode(), HIDDEN.encode())
     return data

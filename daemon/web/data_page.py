@@ -19,6 +19,7 @@ from lineward.daemon.label_records import FAIL, PASS
 from lineward.daemon.web import words
 from lineward.daemon.web.guard import address
 from lineward.daemon.web.jobs import CHECK, DONE, STAGES
+from lineward.daemon.web.scratch import EXPORT, UPLOAD
 from lineward.daemon.web.shell import REFUSALS, button, div, frame, markup, say, table, text, thumb
 from lineward.daemon.web.trainingset import held_out
 from lineward.daemon.web.transfer import export, import_zip
@@ -57,7 +58,7 @@ def add_downloads(app: FastAPI, station: Station) -> None:
             log.warning("refused an export to %s (%s) from %s", person.name, person.role, address(request.scope))
             return PlainTextResponse(f"an export needs the role engineer; {person.name} is {person.role}", 403)
         suffix = next((suffix for name, _, suffix in FORMS if name == form), ".zip")
-        with tempfile.NamedTemporaryFile(dir=station.root, prefix=".export-", suffix=suffix, delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=station.root, prefix=EXPORT, suffix=suffix, delete=False) as file:
             path = Path(file.name)
         try:
             export(station.labels, product, form, path)
@@ -223,7 +224,7 @@ class DataPage:
                 escaped = ui.checkbox("These defective parts had escaped: never let one like them through again")
 
                 async def take(person: Person, event: events.UploadEventArguments) -> None:
-                    with tempfile.TemporaryDirectory(dir=page.station.root, prefix=".upload-") as folder:
+                    with tempfile.TemporaryDirectory(dir=page.station.root, prefix=UPLOAD) as folder:
                         path = Path(folder) / "upload.zip"
                         await event.file.save(path)
                         done = await asyncio.to_thread(

@@ -82,6 +82,7 @@ class People:
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
         self._seen: dict[str, float] = {}
+        self._ended: set[str] = set()
         self.attempts = Attempts()
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -143,6 +144,8 @@ class People:
             Too many wrong passwords lately for this name or from this address; the password is not even looked at.
         ForbiddenError
             Name or password is wrong.
+        PeopleError
+            The session cannot be written down: the disk may be full.
         """
         with self._hashing:
             self.attempts.check(name, address)
@@ -158,10 +161,16 @@ class People:
                 raise ForbiddenError("name or password is wrong")
             self.attempts.succeeded(name, address)
         token = secrets.token_urlsafe(32)
-        with self._use() as db:
-            oldest = _now() - LONGEST_SESSION_S - self._operator_s
-            db.execute("DELETE FROM sessions WHERE started_s < ?", (oldest,))
-            db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", (_digest(token), name, _now(), _now()))
+        oldest = _now() - LONGEST_SESSION_S - self._operator_s
+        self._try("DELETE FROM sessions WHERE started_s < ?", oldest)
+        try:
+            with self._use() as db:
+                db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", (_digest(token), name, _now(), _now()))
+        except sqlite3.Error as error:
+            log.warning("sign-in of %s from %s failed: %s: %s", name, address, self._path, error)
+            raise PeopleError(
+                f"nobody can sign in now: {self._path}: {error}; make room on the disk and try again"
+            ) from error
         log.info("%s signed in from %s", name, address)
         return token
 
@@ -170,9 +179,9 @@ class People:
 
         ``touch``: somebody is there; a page that refreshes itself is no sign of that.
         """
-        if not token:
-            return None
         key = _digest(token)
+        if not token or key in self._ended:
+            return None
         with self._use() as db:
             row = db.execute(
                 "SELECT p.name, p.role, s.started_s, s.seen_s FROM sessions AS s JOIN people AS p ON p.name = s.name"
@@ -190,16 +199,27 @@ class People:
         if touch:
             self._seen[key] = now
             if now - row[3] > SAVE_SEEN_S:
-                with self._use() as db:
-                    db.execute("UPDATE sessions SET seen_s = ? WHERE token = ?", (now, key))
+                self._try("UPDATE sessions SET seen_s = ? WHERE token = ?", now, key)
         return person
 
     def sign_out(self, token: str) -> None:
-        """End a session."""
+        """End a session; one that a full disk keeps in the file is over for this page all the same."""
         key = _digest(token)
         self._seen.pop(key, None)
-        with self._use() as db:
-            db.execute("DELETE FROM sessions WHERE token = ?", (key,))
+        self._ended.add(key)
+        for ended in tuple(self._ended):
+            if self._try("DELETE FROM sessions WHERE token = ?", ended):
+                self._ended.discard(ended)
+
+    def _try(self, statement: str, *values: float | str) -> bool:
+        """Write down what may be lost; False when it could not be: a full disk shuts nobody out."""
+        try:
+            with self._use() as db:
+                db.execute(statement, values)
+        except sqlite3.Error as error:
+            log.debug("%s: not written: %s", self._path, error)
+            return False
+        return True
 
 
 class Attempts:
@@ -226,11 +246,13 @@ class Attempts:
 
     def failed(self, name: str, address: str) -> None:
         """Note a wrong password."""
-        if len(self._failed) > self.MOST_KEYS:
-            now = time.monotonic()
-            self._failed = {key: times for key, times in self._failed.items() if now - times[-1] < self.WINDOW_S}
+        now = time.monotonic()
         for key in ((name, address), ("", address)):
-            self._failed.setdefault(key, deque()).append(time.monotonic())
+            self._failed.setdefault(key, deque()).append(now)
+        if len(self._failed) > self.MOST_KEYS:
+            self._failed = {
+                key: times for key, times in self._failed.items() if times and now - times[-1] < self.WINDOW_S
+            }
 
     def succeeded(self, name: str, address: str) -> None:
         """Forget the wrong passwords of somebody who knew the right one."""

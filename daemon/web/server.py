@@ -7,6 +7,7 @@ import html
 import logging
 import os
 import secrets
+import socket
 import ssl
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -20,10 +21,11 @@ from nicegui import core, ui
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
+from lineward.daemon.config import ConfigError
 from lineward.daemon.endpoint import load_pair, readable
 from lineward.daemon.web import conflicts_page, data_page, improve_page, live_page, review_page, shell
 from lineward.daemon.web.guard import COOKIE, Guard, address, only_own_clients
-from lineward.daemon.web.people import ForbiddenError, TooManyError
+from lineward.daemon.web.people import ForbiddenError, PeopleError, TooManyError
 from lineward.daemon.web.pictures import THUMB_PX, VIEW_PX
 from lineward.daemon.web.station import Station
 
@@ -51,6 +53,8 @@ def serve(config: Config) -> None:
     ------
     SecretError
         Certificate or key cannot be used; the page does not start in the clear instead.
+    ConfigError
+        The address is not of this machine, or the port is taken.
     """
     review = config.review
     cert_file = readable("review.cert_file", review.cert_file)
@@ -59,22 +63,32 @@ def serve(config: Config) -> None:
         load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), "review", cert_file, key_file)
     with suppress(OSError):
         os.nice(NICE)  # the inspection goes first
-    app = make_app(config)
-    scheme = "https" if review.cert_file else "http"
-    log.info("the review page is at %s://%s:%d", scheme, review.host, review.port)
-    uvicorn.run(
-        app,
-        host=review.host,
-        port=review.port,
-        ssl_certfile=cert_file,
-        ssl_keyfile=key_file,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=STOP_S,
-        ws_max_size=1 << 20,
-    )
+    with _listen(review.host, review.port) as listening:
+        app = make_app(config)
+        scheme = "https" if review.cert_file else "http"
+        log.info("the review page is at %s://%s:%d", scheme, review.host, review.port)
+        settings = uvicorn.Config(
+            app,
+            ssl_certfile=cert_file,
+            ssl_keyfile=key_file,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=STOP_S,
+            ws_max_size=1 << 20,
+        )
+        uvicorn.Server(settings).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(
+            f"review.host = {host!r}, review.port = {port}: nobody can listen there: {error.strerror or error}; end "
+            "what has the port, or choose another port or an address of this machine"
+        ) from error
 
 
 def make_app(config: Config) -> Guard:
@@ -150,6 +164,8 @@ def _add_sign_in(app: FastAPI, station: Station) -> None:
             )
         except ForbiddenError as error:
             return HTMLResponse(_login_html(f"{error}; try again, or ask your engineer", _own_path(to)), 403)
+        except PeopleError as error:
+            return HTMLResponse(_login_html(str(error), _own_path(to)), 503)
         answer = RedirectResponse(_own_path(to), 303)
         answer.set_cookie(
             COOKIE,

@@ -19,6 +19,7 @@ from lineward.daemon.web.heat import HeatMaps
 from lineward.daemon.web.jobs import Jobs
 from lineward.daemon.web.people import ForbiddenError, People
 from lineward.daemon.web.pictures import Pictures
+from lineward.daemon.web.scratch import AtWork, clear
 from lineward.models import store
 from lineward.models.bundle import BundleError, load_manifest
 from lineward.models.store import resolve_model
@@ -74,6 +75,8 @@ class Station:
         self.config = config
         self.root = config.storage.root
         self.people = People(self.root, session_s=review.session_minutes * 60, operator_s=review.operator_hours * 3600)
+        clear(self.root)
+        self._at_work = AtWork(self.root)
         self.labels = LabelStore(self.root)
         self.ledger = LedgerReader(self.root / "ledger.sqlite3")
         self.flagged = Flagged(self.ledger, self.labels)
@@ -95,6 +98,7 @@ class Station:
         self.ledger.close()
         self.labels.close()
         self.people.close()
+        self._at_work.close()
 
     # ---- products and models
 

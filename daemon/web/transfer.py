@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
+import lzma
 import os
 import stat
 import struct
 import tempfile
 import zipfile
 import zlib
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineward.daemon.label_records import FAIL, FOLDER, LABELLED, PASS, LabelError, Part, clean_type
 from lineward.daemon.web import flagged, words
+from lineward.daemon.web.scratch import IMPORT, AtWork
 from lineward.daemon.web.trainingset import place
 from lineward.images import SUFFIXES, ImageFileError, decode_image
 
@@ -37,6 +41,9 @@ MOST_RATIO = 200
 MOST_SIDE_PX = 16_384
 MOST_PIXELS = 64_000_000
 LONGEST_NAME = 200
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, struct.error, OSError)
+"""What a ZIP file that is damaged raises; an `OSError` may also be of the disk."""
 
 
 class TransferError(ValueError):
@@ -87,7 +94,12 @@ def import_zip(
                     return stream.read(entry.size + 1)
 
             return _take_in(labels, files, read, product, who, escaped=escaped, correct=correct)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error) as error:
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno not in {
+            None,
+            errno.EINVAL,
+        }:  # bz2's has none, a seek below 0 this
+            raise
         raise TransferError(f"this is not a whole ZIP file ({error}); make it again, nothing was changed") from error
 
 
@@ -218,7 +230,7 @@ def _take_in(
     seen: dict[str, _Entry] = {}
     folder = labels.root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".import-") as scratch:
+    with closing(AtWork(labels.root)), tempfile.TemporaryDirectory(dir=folder, prefix=IMPORT) as scratch:
         for entry in entries:
             data = read(entry)
             check_picture(data, entry.name)

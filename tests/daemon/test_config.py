@@ -50,6 +50,18 @@ def test_relative_paths_are_relative_to_the_file(write, tmp_path: Path, monkeypa
     assert load_config(write(GOOD.replace("tiles.lward", "tiles"))).inspection.model == Path("tiles")
 
 
+def test_a_tilde_is_the_home_folder(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell's short form of a path means here what it means there; a product of the store is no path."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    text = '[camera]\ndriver = "genicam"\nserial = "1"\nproducers = ["~/a.cti", "viky"]\n'
+    text += '[inspection]\nmodel = "~/a.lward"\n'
+    config = load_config(write(text + '[recipes.b]\nmodel = "~b"\n[mqtt]\npassword_file = "~/pw"\n'))
+    assert config.camera.producers == [str(tmp_path / "home/a.cti"), "viky"]
+    assert config.inspection.model == tmp_path / "home/a.lward"
+    assert config.recipes["b"].model == Path("~b")
+    assert config.mqtt.password_file == tmp_path / "home/pw"
+
+
 def test_it_is_frozen(write) -> None:
     """What was checked is what runs."""
     config = load_config(write(GOOD))
@@ -119,6 +131,22 @@ def test_the_designs_example_is_accepted(write) -> None:
         ('[camera]\ndriver = "genicam"\n[inspection]\nmodel = "a.lward"\n', "camera", "either serial"),
         ("[inspection]\n", "inspection.model", "is missing"),
         (GOOD + '[mqtt.tls]\ncert_file = "c.pem"\n', "mqtt.tls", "belong together"),
+        (
+            GOOD + '[mqtt]\npassword_file = "~nobodyhere/pw"\n',
+            "mqtt.password_file = '~nobodyhere/pw'",
+            "the whole path",
+        ),
+        (GOOD + '[mqtt.tls]\nca_file = "~nobodyhere/ca"\n', "mqtt.tls.ca_file", "home folder ~nobodyhere"),
+        (GOOD + '[storage]\nroot = "~nobodyhere"\n', "storage.root = '~nobodyhere'", "the whole path"),
+        (GOOD + '[review]\nbase_data = "~nobodyhere/x"\n', "review.base_data", "the whole path"),
+        (GOOD.replace("images", "~nobodyhere/i"), "camera.folder = '~nobodyhere/i'", "the whole path"),
+        (GOOD.replace("tiles", "~nobodyhere/tiles"), "inspection.model = '~nobodyhere/tiles.lward'", "the whole path"),
+        (GOOD + '[recipes.b]\nmodel = "~nobodyhere/b.lward"\n', "recipes.b.model", "the whole path"),
+        (
+            '[camera]\ndriver = "genicam"\nproducers = ["~nobodyhere/a.cti"]\n[inspection]\nmodel = "a"\n',
+            "camera.producers.0",
+            "the whole path",
+        ),
         (GOOD + 'model = "b.lward"\n', "lineward.toml", "twice"),
         (GOOD + "[camera]\n", "lineward.toml", "twice"),
         (GOOD + "what is this", "lineward.toml", "not valid TOML"),
@@ -140,6 +168,28 @@ def test_all_faults_are_told_at_once(write) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(write(GOOD + '[mqtt]\nprt = 1\nhost = ""\n[log]\nlevel = "LOUD"\n[camera.settings]\nGain = nan\n'))
     assert len(str(caught.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[mqtt]\npassword = "hunter2"\n',
+        '[broker]\nhost = "h"\nlogin = { password = "hunter2" }\n',
+        '[[brokers]]\napi_key = ["hunter2"]\n',
+        '[camera.settings]\nDeviceToken = ["hunter2"]\n',
+    ],
+)
+def test_an_error_names_a_secret_key_and_not_its_value(write, text: str) -> None:
+    """Rule: what is wrong goes to the log, and a password that stands where it does not belong stays out of it."""
+    with pytest.raises(ConfigError, match=r"\(taken out\)") as caught:
+        load_config(write(GOOD + text))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_path_of_a_secret_file_is_named(write) -> None:
+    """Rule: a path is no secret, and a person has to see which one is wrong."""
+    with pytest.raises(ConfigError, match=r"mqtt.password_file = 5"):
+        load_config(write(GOOD + "[mqtt]\npassword_file = 5\n"))
 
 
 def test_a_missing_file_says_how_to_name_another(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.daemon.results import make
 
-from lineward.daemon.result import Latency, mark_late
+from lineward.daemon.result import Latency, mark_late, rfc3339
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 
@@ -58,3 +59,11 @@ def test_marking_late_changes_the_flag_and_nothing_else(part_id: str) -> None:
     """A stored payload that is delivered late differs from the recorded one in its flag only."""
     payload = make(part_id=part_id).payload()
     assert json.loads(mark_late(payload)) == json.loads(payload) | {"late": True}
+
+
+@given(st.integers(0, 4_000_000_000 * 10**9) | st.integers(0, 999).map(lambda ns: 1_700_000_021 * 10**9 - 1 - ns))
+def test_a_time_is_never_later_than_it_was(unix_ns: int) -> None:
+    """Seconds and milliseconds are of the same moment, up to the last nanosecond of a second."""
+    moment = datetime.fromisoformat(rfc3339(unix_ns))
+    since = moment - datetime.fromisoformat("1970-01-01T00:00:00Z")
+    assert since // timedelta(milliseconds=1) == unix_ns // 1_000_000

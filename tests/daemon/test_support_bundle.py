@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
 
-from lineward.daemon.support_bundle import config_text, newest_images, without, write_bundle
+from lineward.daemon.support_bundle import config_text, newest_images, without, write_bundle, written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,48 @@ def test_a_configuration_that_is_wrong_is_told_without_its_secret(tmp_path: Path
     assert not [name for name, data in files.items() if b"hunter2" in data]
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert "look into it before you send it" in said[-1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[mqtt]\npassword = "hunter2secret" # the old one\n',
+        'mqtt = { host = "h", password = "hunter2secret" }\n',
+        'mqtt = { password_file = "where/it/is", password = "hunter2secret" }\n',
+        '[mqtt]\npassword = """\nhunter2secret"""\n',
+        "[mqtt]\npassword = '''\nhunter2secret\n'''\n",
+        '[broker]\nhost = "h"\n[broker.secrets]\nlogin = "hunter2secret"\n',
+        '[[brokers]]\n"my password!" = "hunter2secret"\n',
+        '[mqtt]\n"pass\\u0077ord" = "hunter2secret"\n',
+        'tokens = [\n  "a[0]",\n  "hunter2secret",\n]\n',
+        '[mqtt]\npassword = "a\\"b\\\\hunter2secret"\n',
+        '# password = "hunter2secret"\n',
+        '[mqtt]\npassword = "abc\\"hunter2secret"  # quote\n',
+        '[mqtt]\npassword = "a "quoted" hunter2secret"\n',
+        '[mqtt]\npassword = """\nhunter2secret',
+        'mqtt = { host = "h", password = "hunter2secret", \n',
+        "[mqtt]\npassword = hunter2secret # mine\n",
+    ],
+)
+def test_a_password_is_in_no_part_however_it_was_written(tmp_path: Path, text: str) -> None:
+    """Rule: comments, inline tables, lines and escapes hide no password from us, in TOML that is broken neither."""
+    config, out = tmp_path / "line.toml", tmp_path / "out.tar.gz"
+    config.write_text(text)
+    list(write_bundle(config, out))
+    assert [name for name, data in contents(out).items() if b"hunter2" in data] == []
+
+
+def test_a_password_is_taken_out_in_every_form_a_log_writes_it() -> None:
+    """Rule: quotes, backslashes and line ends that are escaped elsewhere hide no password."""
+    known = 'hun"ter\\2\nsécond line'
+    log = f"{known} {known!r} {json.dumps(known)}"
+    left = without(log.encode(), written([known])).decode()
+    assert not any(word in left for word in ("hun", "ter", "cond line"))
+
+
+def test_a_password_that_begins_with_another_is_taken_out_whole() -> None:
+    """Rule: nothing of the longer one is left behind."""
+    assert without(b"it is swordfish42", ["sword", "swordfish42"]) == b"it is (taken out)"
 
 
 def test_what_cannot_be_had_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 import time
@@ -10,6 +9,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.broker import wait_until
+from tests.system.line import toml
 from tests.system.machine import Machine, only_one, packages
 
 if TYPE_CHECKING:
@@ -26,13 +26,6 @@ CONFIG = {
     "log": {"parts": True},
 }
 SHORT_WATCHDOG = "[Service]\nWatchdogSec=4\n"  # 30 s would be as right and take the test longer
-
-
-def toml(sections: dict[str, dict[str, Any]]) -> str:
-    lines = []
-    for name, section in sections.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items())]
-    return "\n".join([*lines, ""])
 
 
 class Station(Machine):

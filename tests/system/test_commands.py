@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from tests.broker import free_port, wait_until
-from tests.system.line import LONG, Service, call, figure, session_pids
+from tests.system.line import LONG, Service, call, figure, session_pids, toml
 
 from lineward.models.bundle import load_manifest
 
@@ -86,6 +87,25 @@ def test_a_product_without_defects_learns_from_made_up_ones(dataset: Path, tmp_p
     assert refused.returncode == 2
     assert "there are 24 defective images; leave it out" in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.7"], ids=["taken", "not ours"])
+def test_a_page_that_cannot_listen_is_one_line(tmp_path: Path, host: str) -> None:
+    """Rule: a port that is taken, or an address of another machine: exit code 2, and not a word that the page is up."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        sections = {
+            "camera": {"driver": "simulated"},
+            "inspection": {"model": "bracket"},
+            "storage": {"root": "data"},
+            "review": {"host": host, "port": port},
+        }
+        (tmp_path / "line.toml").write_text(toml(sections))
+        done = call(tmp_path, "review", "--config", "line.toml")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"lineward: review.host = '{host}', review.port = {port}: nobody can listen there: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "the review page is at" not in done.stderr
 
 
 @pytest.mark.parametrize("parts", [True, False], ids=["parts", "no_parts"])

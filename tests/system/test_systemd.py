@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.broker import wait_until
-from tests.system.line import figure
+from tests.system.line import figure, toml
 from tests.system.machine import NEW, OLD, missing
-from tests.system.station import CONFIG, DEADLINE_MS, booted, toml
+from tests.system.station import CONFIG, DEADLINE_MS, booted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -202,6 +202,23 @@ def test_a_guesser_may_try_again_after_a_minute(people: People, monkeypatch: pyt
     assert people.sign_in("tom", "secret of tom", HERE)
 
 
+def test_a_long_list_of_old_attempts_never_lets_a_guesser_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule: a wrong password is noted before the list is tidied, whatever has run out in it."""
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    attempts = Attempts()
+    attempts.failed("ann", HERE)
+    now[0] += 2 * Attempts.WINDOW_S
+    attempts.check("ann", HERE)
+    for number in range(Attempts.MOST_KEYS):
+        attempts.failed(f"name{number}", f"address{number}")
+    for _ in range(Attempts.PER_NAME):
+        attempts.check("eve", "192.0.2.9")
+        attempts.failed("eve", "192.0.2.9")
+    with pytest.raises(TooManyError):
+        attempts.check("eve", "192.0.2.9")
+
+
 @pytest.mark.parametrize(
     ("name", "role", "password", "said"),
     [
