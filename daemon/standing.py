@@ -21,7 +21,8 @@ class Standing:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._payloads: dict[str, bytes] = {}
+        # Told at the first connect as well: an alarm that the process before left behind is not retained for ever.
+        self._payloads: dict[str, bytes] = {"alarm": to_json({})}
         self._changed: dict[str, None] = {}
         self._alarms: dict[str, Mapping[str, Any]] = {}
         self.lock = threading.Lock()

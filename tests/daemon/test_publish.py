@@ -189,21 +189,47 @@ def test_state_comes_before_online_and_stopped_fires_no_last_will(
 ) -> None:
     """`online` follows the state at every connect; a clean exit says `stopped` and nothing after."""
     publisher = start(broker.port, wait=False, stats=lambda: {"rate_hz": 1.5})
+
+    def alarms() -> list[Any]:
+        return [heard.json for heard in hear.on("alarm") if heard.json]  # the first one may say that there are none
+
     publisher.set_state({"state": "ready"})
     publisher.set_alarms({"disk": {"raised": True, "severity": "error", "text": "full", "since": "now"}})
     wait_until(lambda: hear.on("stats"))
     publisher.set_alarms({})
     publisher.set_state({"state": "continuous_execution"})
-    wait_until(lambda: len(hear.on("alarm")) == 2 and len(hear.on("state")) == 2)
+    wait_until(lambda: len(alarms()) == 2 and len(hear.on("state")) == 2)
     publisher.close()
     wait_until(lambda: hear.on("availability")[-1].payload == b"stopped")
     time.sleep(0.2)
     assert [heard.payload for heard in hear.on("availability")] == [b"online", b"stopped"]
-    assert [heard.json["disk"]["raised"] for heard in hear.on("alarm")] == [True, False]
+    assert [alarm["disk"]["raised"] for alarm in alarms()] == [True, False]
     late = Subscriber(broker.port, BASE)
     wait_until(lambda: len(late.heard) == 4)
     assert {heard.topic for heard in late.heard if heard.retain} == {"availability", "state", "stats", "alarm"}
     late.close()
+
+
+@needs_mosquitto
+def test_an_alarm_that_was_left_raised_is_over_when_the_next_process_has_none(broker: Mosquitto, start: Any) -> None:
+    """Rule: what was mended while the station was down does not stay raised on the broker."""
+    first = start(broker.port)
+    first.set_alarms({"camera": {"raised": True, "severity": "error", "text": "gone", "since": "now"}})
+    wait_until(lambda: retained(broker)["camera"]["raised"])
+    first.close()
+    assert retained(broker)["camera"]["raised"]
+    start(broker.port)
+    wait_until(lambda: retained(broker) == {})
+
+
+def retained(broker: Mosquitto) -> Any:
+    """What the broker tells of alarms to whoever comes now."""
+    hear = Subscriber(broker.port, BASE)
+    try:
+        wait_until(lambda: hear.on("alarm"))
+        return hear.on("alarm")[0].json
+    finally:
+        hear.close()
 
 
 @needs_mosquitto
