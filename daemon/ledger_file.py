@@ -24,6 +24,9 @@ COLUMNS = 16
 POWER_CUT_GAP = 10_000
 """Numbers left out after a power cut, which may have taken the rows of the last second or two with it."""
 
+BUSY_MS = 30
+"""What a write waits for somebody else's; then its row waits in memory, as on a disk in trouble, and the answer goes out."""
+
 CHECKED_AT_START_BYTES = 64 << 20
 """Files up to this size are checked page by page at the start: 0.1 s per 64 MiB from cache."""
 
@@ -112,6 +115,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     except BaseException:
         db.close()
         raise
+    db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     return db
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import sqlite3
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -119,6 +120,26 @@ def test_memory_is_bounded_and_what_is_lost_is_counted(tmp_path: Path) -> None:
     record_many(ledger, 25)
     assert ledger.counts() == {"last_seq": 25, "outbox": 10, "given_up": 0, "in_memory": 10, "lost": 15}
     ledger.close()
+
+
+def test_somebody_who_locks_the_ledger_stalls_no_answer(tmp_path: Path) -> None:
+    """Rule: a shell that writes to the ledger for seconds costs no part its time, and in the end every row is there."""
+    ledger = Ledger(tmp_path)
+    ledger.record(make())
+    slowest = 0.0
+    with contextlib.closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            began = time.monotonic()
+            ledger.record(make())
+            slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.02)
+        other.execute("ROLLBACK")
+    last = ledger.record(make()).seq
+    wait_until(lambda: [row.seq for row in ledger.rows()] == list(range(1, last + 1)), 20, "rows that waited")
+    ledger.close()
+    assert slowest < 1.0, "it was 2 s, again and again"
 
 
 def test_storage_that_comes_after_the_start_keeps_its_own_answers(
