@@ -25,7 +25,7 @@ POWER_CUT_GAP = 10_000
 """Numbers left out after a power cut, which may have taken the rows of the last second or two with it."""
 
 BUSY_MS = 30
-"""What a write waits for somebody else's; then its row waits in memory, as on a disk in trouble, and the answer goes out."""
+"""What a write waits for somebody else's; then its row waits in memory, as on a disk in trouble."""
 
 CHECKED_AT_START_BYTES = 64 << 20
 """Files up to this size are checked page by page at the start: 0.1 s per 64 MiB from cache."""
