@@ -171,12 +171,12 @@ def cameras(context: typer.Context, producer: ProducerOption = None, as_json: Js
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("serial", "user id", "model", "vendor", "access", "transport", "producer")
     for info in found:
-        table.add_row(
-            info.serial, info.user_id, info.name, info.vendor, info.access, info.transport, Path(info.producer).name
-        )
+        said = (info.serial, info.user_id, info.name, info.vendor, info.access, info.transport)
+        table.add_row(*map(Text, said), Path(info.producer).name)  # a camera's words are no markup
     Console().print(table if found else "no camera found: check power, cable and the producer's own viewer")
 
 

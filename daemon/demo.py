@@ -18,6 +18,7 @@ from lineward.daemon.ledger import Ledger
 from lineward.daemon.ledger_read import LedgerReader
 from lineward.daemon.progress import cache_dir, progress_bar
 from lineward.drivers.simulated import write_dataset
+from lineward.drivers.simulation.products import PRODUCTS
 from lineward.drivers.simulation.scene import truth
 from lineward.models import store
 from lineward.models.bundle import BundleError, load_manifest
@@ -102,6 +103,8 @@ def run_demo(
 
 def ensure_model(home: Path, product: str, *, quiet: bool) -> Path:
     """Return the demo's model for a product; render images and train it when there is none of this version yet."""
+    if product not in PRODUCTS:
+        raise ValueError(f"--product {product}: there is no such simulated product; there are {', '.join(PRODUCTS)}")
     say = logging.getLogger("lineward.demo").info
     bundle = home / "models" / f"{product}-{__version__}-{GOOD}-{DEFECTIVE}-{INPUT_WIDTH}.lward"
     try:

@@ -69,6 +69,10 @@ def list_(
 
     folder = storage_root(config, root)
     entries = store.list_models(folder, product)
+    if product is not None and not entries:
+        names = ", ".join(sorted({entry.product for entry in store.list_models(folder)}))
+        there = f"; there are models of {names}" if names else ""
+        raise store.StoreError(f"{folder / 'models'}: no product {product!r}{there}")
     if as_json:
         print_json([entry.to_json() for entry in entries])
     elif not entries:
@@ -170,15 +174,21 @@ def _say_change(entry: Entry, before: Sequence[str], *, as_json: bool) -> None:
 
 def _print_table(entries: Sequence[Entry]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
+    from rich.table import Column, Table
 
     from lineward.models.store import not_promotable
 
-    table = Table("product", "version", "", "made", "tier", "AUROC", "defects found at 2 % false rejects", "state")
+    # What has to be typed again is never cut off.
+    product, version = (
+        Column(name, no_wrap=True, min_width=max(len(getattr(entry, name)) for entry in entries))
+        for name in ("product", "version")
+    )
+    table = Table(product, version, "", "made", "tier", "AUROC", "defects found at 2 % false rejects", "state")
     for entry in entries:
         mark = "current" if entry.current else ""
         if entry.manifest is None:
-            table.add_row(entry.product, entry.version, mark, "", "", "", "", "[red]damaged[/red]")
+            table.add_row(entry.product, escape(entry.version), mark, "", "", "", "", "[red]damaged[/red]")
             continue
         held = entry.manifest.holdout
         state = "not promotable" if not_promotable(entry.manifest) else "ok"

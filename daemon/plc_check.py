@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from lineward.daemon.commands import COMMANDS, acknowledgement
 from lineward.daemon.config import Config, Inspection, SimulatedCamera, load_config
 from lineward.daemon.plc_vendors import VENDORS, Vendor
 from lineward.daemon.result import CameraRef, Latency, ModelRef, Result, plc_string
+from lineward.models.verdict import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +35,10 @@ BARE = frozenset({"result/verdict", "result/part_id", "heartbeat", "availability
 DAY_END_NS = 86_399_999 * 1_000_000
 LONGEST_DINT = 0x7FFFFFFF
 UNKNOWN = "(no topic)"
+WIDEST_TOPIC = 40
+"""Columns of a terminal that a topic keeps for itself, whatever the others need."""
+WORDS = frozenset({"online", "offline", "stopped", *(str(decision) for decision in Decision)})
+"""Bare payloads that are words."""
 LONGEST_WORD = "unknown_command"
 """Of those that say why a command was refused."""
 PART_ID = 'Ä,"{:[]}\\ \n\U0001f9f0x' * 6  # 64 characters and more of what JSON and small PLCs dislike
@@ -133,10 +139,13 @@ class Report:
         for vendor in VENDORS:
             limits.add_row(vendor.name, vendor.limits(), vendor.source)
         yield limits
-        readers = Table("topic", "for", "bytes", *(vendor.name for vendor in VENDORS), title=f"{self.base}/...")
+        widest = max((len(check.sent.topic) for check in self.checks), default=0)
+        topic = Column("topic", no_wrap=True, min_width=min(widest, WIDEST_TOPIC), overflow="fold")
+        names = (vendor.name for vendor in VENDORS)
+        readers = Table(topic, "for", "bytes", *names, title=escape(f"{self.base}/..."))
         for sent, checks in self._by_payload():
             marks = (_mark(check) for check in checks)
-            readers.add_row(sent.topic, sent.audience, str(len(sent.payload)), *marks)
+            readers.add_row(escape(sent.topic), sent.audience, str(len(sent.payload)), *marks)
         yield readers
 
     def sentences(self) -> Iterator[str]:
@@ -280,10 +289,21 @@ def recorded_payloads(files: Sequence[Path]) -> Iterator[Sent]:
         if _is_one_payload(content):
             yield Sent(UNKNOWN, content.rstrip(b"\r\n"), str(file))
             continue
-        for number, line in enumerate(content.split(b"\n"), 1):
-            text = line.rstrip(b"\r")
-            if text:
-                yield _recorded(text, f"{file}:{number}")
+        lines = ((number, line.rstrip(b"\r")) for number, line in enumerate(content.split(b"\n"), 1))
+        found = [_recorded(line, f"{file}:{number}") for number, line in lines if line]
+        if not any(map(_is_ours, found)):
+            raise PlcCheckError(
+                f"{file}: no recorded payloads: no line has a topic or a payload of a station; record some with "
+                "`mosquitto_sub -v -t ...`"
+            )
+        yield from found
+
+
+def _is_ours(sent: Sent) -> bool:
+    """Tell what a station may have sent from any other text."""
+    if sent.topic != UNKNOWN:
+        return sent.topic in EVERY_PLC | LARGER_PLCS
+    return sent.is_json() or sent.payload.isdigit() or sent.payload.decode("utf-8", "replace") in WORDS
 
 
 def _is_one_payload(content: bytes) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from lineward.daemon.review import write_whole
 from lineward.drivers.camera import CameraError, Frame
@@ -142,11 +143,11 @@ class Readings:
         """Lay the readings out for a terminal."""
         figures = self.to_json()
         facts = Table(show_header=False, box=None)
-        facts.add_row("camera", f"{figures['camera']} (serial {figures['serial']})")
+        facts.add_row("camera", Text(f"{figures['camera']} (serial {figures['serial']})"))
         facts.add_row("picture", f"{figures['width']} x {figures['height']}, {figures['fps']:.1f} frames/s")
         facts.add_row("missing", ", ".join(f"{n} by {cause}" for cause, n in self.missing.items()) or "none")
         facts.add_row("latency", f"p50 {figures['latency_ms']['p50']} ms, max {figures['latency_ms']['max']} ms")
-        facts.add_row("settings", ", ".join(f"{name} = {value}" for name, value in self.applied.items()) or "-")
+        facts.add_row("settings", Text(", ".join(f"{name} = {value}" for name, value in self.applied.items()) or "-"))
         zones = Table("zone", "left", "middle", "right", title="brightness 0..255 / sharpness")
         for name, bright, sharp in zip(("top", "middle", "bottom"), self.brightness, self.sharpness, strict=True):
             zones.add_row(name, *(f"{b:.0f} / {s:.0f}" for b, s in zip(bright, sharp, strict=True)))

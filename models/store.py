@@ -282,8 +282,11 @@ def rollback(root: Path, product: str, *, who: str | None = None) -> Entry:
         folder = root / "models" / product
         versions = read_pointer(folder)
         if len(versions) < 2:
-            what = f"only {versions[0]} was ever promoted" if versions else "nothing is promoted"
-            raise StoreError(f"{folder}: there is nothing to roll back to: {what}")
+            what = f"nothing judged before {versions[0]}" if versions else "nothing is promoted"
+            raise StoreError(
+                f"{folder}: there is nothing to roll back to: {what}; another version is put in force with "
+                f"`lineward models promote {product} VERSION`"
+            )
         bundle = _verified(bundle_path(root, product, versions[1]))
         append_audit(root, "rollback", product, versions[1], who, before=versions[0], sha256=bundle.sha256)
         write_pointer(folder, versions[1:])

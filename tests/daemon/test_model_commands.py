@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from lineward.daemon import cli
 from lineward.drivers.simulated import write_dataset
+from lineward.models.bundle import load_bundle, load_manifest, save_bundle
 from lineward.models.quick import train_quick
 
 if TYPE_CHECKING:
@@ -76,6 +77,20 @@ def test_promote_list_show_rollback(call: Call, bundle: Path, tmp_path: Path) ->
     assert "(current)" in text
     assert "promote v1" in text
     complaint(call("models", "rollback", "bracket", *root), "nothing to roll back to")
+
+
+def test_versions_are_never_cut_off(call: Call, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule: what has to be typed again is readable on 80 columns; an unknown product is a line that names the others."""
+    manifest, graph = load_manifest(bundle), load_bundle(bundle).data
+    for version in ("20261127-101112", "20261127-101113"):
+        path = tmp_path / f"{version}.lward"
+        save_bundle(path, graph[: manifest.graph_bytes], manifest.model_copy(update={"version": version}))
+        assert call("models", "promote", path, "--root", tmp_path / "r")[0] == 0
+    monkeypatch.setenv("COLUMNS", "80")
+    out = call("models", "list", "--root", tmp_path / "r")[1]
+    assert "20261127-101112" in out
+    assert "20261127-101113" in out
+    complaint(call("models", "list", "typo", "--root", tmp_path / "r"), "no product 'typo'", "models of bracket")
 
 
 def test_a_configuration_names_the_store(call: Call, bundle: Path, tmp_path: Path) -> None:

@@ -261,6 +261,34 @@ def test_the_exit_code_says_whether_plcs_can_read_it(text, code, tmp_path, capsy
     assert ("every PLC can read" in capsys.readouterr().out) is (code == 0)
 
 
+def test_brackets_in_a_topic_are_no_markup(tmp_path, capsys, monkeypatch):
+    """Rule: what somebody recorded is shown as it is, and topics are not cut off on 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    file = tmp_path / "heard.txt"
+    file.write_text(f"{BASE}/heartbeat 1\n{BASE}/ack/trigger {{}}\nshop/[/old]/temp 21.5\n")
+    with pytest.raises(SystemExit) as left:
+        main(["plc-check", str(file)])
+    assert left.value.code in {0, 1}
+    said = capsys.readouterr().out
+    assert "shop/[/old]/temp" in said
+    assert "ack/trigger" in said
+
+
+@pytest.mark.parametrize(
+    "content", [b'[camera]\ndriver = "simulated"\n', b"shop/[/old]/temp 21.5\n", b"\x08\x07\x12\n\xff"]
+)
+def test_a_file_without_payloads_is_refused(content, tmp_path, capsys):
+    """Rule: a configuration, a model or somebody else's topics are no recording of a station."""
+    file = tmp_path / "some.file"
+    file.write_bytes(content)
+    with pytest.raises(SystemExit) as left:
+        main(["plc-check", str(file)])
+    assert left.value.code == 2
+    said = capsys.readouterr()
+    assert f"lineward: {file}: no recorded payloads" in said.err
+    assert said.err.count("\n") == 1
+
+
 def test_the_stations_names_are_used(tmp_path, capsys):
     """Rule: --config takes topics and recipe names from the station's own file."""
     file = tmp_path / "line.toml"

@@ -216,9 +216,7 @@ def test_samples_that_all_fail_are_said(from_onnx_helper: Path, data: Path, tmp_
         declared = Declaration("anomaly", scaling="unit", threshold=threshold)
         (note,) = wrapped(from_onnx_helper, tmp_path / "a.lward", declared, samples=data).warnings
         found[threshold] = note
-    assert (
-        "of the 96 sample images 96 fail, 0 pass and 0 go to review, so look at --threshold" in found[-100]
-    )
+    assert "of the 96 sample images 96 fail, 0 pass and 0 go to review, so look at --threshold" in found[-100]
     assert "of the 96 sample images 0 fail, 96 pass and 0 go to review; import it again with --data" in found[100]
 
 

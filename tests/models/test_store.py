@@ -64,7 +64,7 @@ def test_added_promoted_rolled_back(root: Path, make: Make) -> None:
     assert store.history(root, "plates") == ("3", "2", "1")
     assert store.rollback(root, "plates").version == "2"
     assert store.rollback(root, "plates").version == "1"
-    with pytest.raises(store.StoreError, match="nothing to roll back to: only 1 was ever promoted"):
+    with pytest.raises(store.StoreError, match="nothing to roll back to: nothing judged before 1; another version"):
         store.rollback(root, "plates")
     assert [entry.version for entry in store.list_models(root) if entry.current] == ["1"]
     assert [(line["what"], line["version"]) for line in store.audit(root)][-3:] == [
