@@ -80,7 +80,7 @@ def test_promote_list_show_rollback(call: Call, bundle: Path, tmp_path: Path) ->
 
 
 def test_versions_are_never_cut_off(call: Call, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rule: what has to be typed again is readable on 80 columns; an unknown product is a line that names the others."""
+    """Rule: what has to be typed again is readable on 80 columns; an unknown product is one line with the others."""
     manifest, graph = load_manifest(bundle), load_bundle(bundle).data
     for version in ("20261127-101112", "20261127-101113"):
         path = tmp_path / f"{version}.lward"
