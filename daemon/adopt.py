@@ -107,7 +107,10 @@ def _adopt(root: Path, path: Path, ledger: Ledger) -> bool:
         return False
     size = path.stat().st_size
     image = ImageRow(name[2], values[0], path.relative_to(root).as_posix(), size, values[4], values[2])
-    ledger.adopt(image, values)
+    try:
+        ledger.adopt(image, values)
+    except (ValueError, OverflowError):  # words or numbers that no ledger of ours has written
+        return False
     return True
 
 

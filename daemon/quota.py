@@ -9,6 +9,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from lineward.daemon.ledger_file import LedgerError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -109,19 +111,33 @@ class Quota:
                 self._on_trouble("")
             return
         self.emergency = True
-        self._shrink()
         self._on_trouble(
             f"the disk of {self._root} is {100 * EMERGENCY:.0f} % full or more: inspection goes on, no image is kept "
             "and the oldest are deleted; make room there, or lower storage.max_gb"
         )
+        self._shrink()
 
     def _shrink(self) -> None:
-        """Let small pictures go, then images, the random sample first, until the disk has room or a tenth is left."""
+        """Let small pictures go, then images, the random sample first, until the disk has room or a tenth is left.
+
+        A ledger that cannot forget an image, because its disk is full, keeps no file from being deleted: it forgets
+        what is gone when files and rows are compared.
+        """
         self._spare()
         least = KEPT_IN_EMERGENCY * self.max_bytes
-        while self._ledger.image_bytes() > least and used_share(self._root) >= OVER:
-            if not self._release(AUDIT) and not self._release():
-                return
+        gone: set[str] = set()
+        freed = 0
+        for kind in (AUDIT, None):
+            while self._ledger.image_bytes() - freed > least and used_share(self._root) >= OVER:
+                rows = self._ledger.oldest_images(len(gone) + 1, kind)
+                oldest = next((row for row in rows if row.image_id not in gone), None)
+                if oldest is None:
+                    break
+                try:
+                    self._delete(oldest)
+                except LedgerError:
+                    gone.add(oldest.image_id)
+                    freed += oldest.bytes
 
     def _release(self, kind: str | None = None) -> bool:
         """Delete the oldest image of a kind, or of all; False when there is none."""
@@ -133,8 +149,8 @@ class Quota:
 
     def _delete(self, image: ImageRow) -> None:
         remove_image_file(self._root / image.path)
-        self._ledger.remove_image(image.image_id)
         self.let_go += 1
+        self._ledger.remove_image(image.image_id)
 
 
 def remove_image_file(path: Path) -> None:

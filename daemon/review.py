@@ -187,10 +187,7 @@ class ReviewStore:
             try:
                 item = self._queue.get(timeout=LOOK_S if sweeping is None else STEP_S)
             except queue.Empty:
-                sweeping = self._step(sweeping)
-                with contextlib.suppress(OSError):
-                    self.quota.watch()
-                self.thumbnails.fit()
+                sweeping = self._look_after(sweeping)
                 continue
             if item is None:
                 self.thumbnails.close()
@@ -211,6 +208,18 @@ class ReviewStore:
             else:
                 self.kept += 1
                 self._on_trouble("")
+
+    def _look_after(self, sweeping: Iterator[Sweep] | None) -> Iterator[Sweep] | None:
+        """Use a moment without images: compare a file with the ledger, keep to the quotas. Never raises."""
+        try:
+            sweeping = self._step(sweeping)
+            with contextlib.suppress(OSError):
+                self.quota.watch()
+            self.thumbnails.fit()
+        except Exception:  # a bug here must not end the thread, and is not hidden
+            log.exception("kept images could not be looked after")
+            return None
+        return sweeping
 
     def _step(self, sweeping: Iterator[Sweep] | None) -> Iterator[Sweep] | None:
         """Compare one more file with the ledger; None when that is over."""

@@ -93,9 +93,10 @@ class Thumbnails:
         """Bring the file below a quota that may have become smaller; without one it goes. Never raises."""
         if not self.max_bytes:
             self.drop()
-        elif self._path.exists():
+        else:
             with contextlib.suppress(OSError), self._explained():
-                self._make_room(self._open(), 0)
+                if self._path.exists():
+                    self._make_room(self._open(), 0)
 
     def drop(self) -> None:
         """Let all of them go: the file is deleted, which needs no room on a full disk. Never raises."""

@@ -90,6 +90,15 @@ def test_odd_values_are_recorded(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_the_limit_of_rows_holds_on_a_quick_line(tmp_path: Path) -> None:
+    """Rule: rows beyond the limit go as quickly as others come; it was 128 a second whatever came."""
+    ledger = Ledger(tmp_path, keep_rows=100)
+    results = [ledger.record(make()).seq for _ in range(3000)]
+    ledger.acknowledge(results)
+    wait_until(lambda: sum(1 for _ in ledger.rows()) <= 228, 10, "the limit")
+    ledger.close()
+
+
 def test_old_acknowledged_rows_go_and_unacknowledged_ones_stay(tmp_path: Path) -> None:
     """The book is bounded, but nothing the broker has not got is ever deleted."""
     ledger = Ledger(tmp_path, keep_rows=10)

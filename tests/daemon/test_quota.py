@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.broker import wait_until
 
 from lineward.daemon import quota as quotas
 from lineward.daemon.adopt import GRACE_S, Sweep, sweep
@@ -121,6 +123,36 @@ def test_a_real_disk_that_runs_full(tmp_path: Path, make_result: Callable[..., R
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_a_disk_without_a_byte_left_is_said_and_cleared(tmp_path: Path, make_result: Callable[..., Result]) -> None:
+    """Rule: the alarm comes first, and files go even while the ledger cannot forget them; it does so afterwards."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "lineward-test", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        ledger = Ledger(disk)
+        rows = [keep(disk, ledger, make_result(), "review", i) for i in range(6)]
+        said: list[str] = []
+        quota = Quota(disk, ledger, max_bytes=2 * rows[0].bytes, audit_bytes=0, on_trouble=said.append)
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        while not ledger.trouble:
+            ledger.record(make_result())
+        quota.watch()
+        assert "95 % full" in said[0]
+        assert sum((disk / row.path).exists() for row in rows) == 0
+        (disk / "filler").unlink()
+        wait_until(lambda: not ledger.trouble, 20, "recovery")
+        assert sweep_all(disk, ledger).forgotten == len(rows)
+        assert ledger.images() == []
+        ledger.close()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 def test_a_lost_ledger_is_made_again_from_the_side_cars(
     tmp_path: Path, ledger: Ledger, make_result: Callable[..., Result]
 ) -> None:
@@ -208,8 +240,9 @@ def test_an_image_kept_while_all_are_compared_is_no_stranger(
         {"confidence": "x"},
         {"image": "other"},
         {"model": None},
+        {"part_id": "\ud800"},
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_a_side_car_that_is_none_makes_no_row(
     tmp_path: Path, ledger: Ledger, make_result: Callable[..., Result], change: dict[str, object]

@@ -218,3 +218,8 @@ def test_none_is_kept_while_the_disk_is_nearly_full(
     assert (store.thumbnails_kept, store.thumbnails_dropped) == (0, 1)
     assert not (tmp_path / FILE).exists()
     ledger.close()
+
+
+def test_a_folder_that_cannot_be_looked_into_is_no_end(tmp_path: Path) -> None:
+    """Rule: `fit` never raises, whatever the disk says, or the thread that keeps images would end."""
+    Thumbnails(tmp_path / ("x" * 300), max_bytes=1 << 20, most_px=96).fit()
