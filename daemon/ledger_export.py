@@ -126,9 +126,8 @@ def export(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     Raises
     ------
     ExportError
-        The ending is neither, or Parquet cannot be written on this machine.
-    OSError
-        The disk refuses it; nothing is left behind.
+        The ending is neither, Parquet cannot be written on this machine, or the disk refuses it; nothing is left
+        behind.
     """
     writers = {".csv": _write_csv, ".parquet": _write_parquet}
     try:
@@ -141,9 +140,11 @@ def export(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     try:
         count = write(unfinished, rows)
         unfinished.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ExportError(f"{path}: cannot be written: {error.strerror or error}; choose another place") from error
         raise
     return count
 

@@ -129,7 +129,7 @@ class Line:
             stack.callback(serve(config, self._stats, self.alarms))
         self.states = StateMachine(self._show_state)
         self._show_state(self.states.status)
-        self.recipe = self.recipes.remembered()
+        self.recipe = self.recipes.remembered(self.alarms)
         options = camera.driver_options()
         if camera.driver == "simulated":  # its line goes on while its process is replaced, as a real one would
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lineward-camera-"))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineward.daemon.config import Config
+    from lineward.daemon.health import Alarms
     from lineward.drivers.camera import Setting
     from lineward.models.verdict import Thresholds, Verdict
 
@@ -218,12 +219,17 @@ class Recipes:
         except StoreError as error:
             log.warning("recipe %s is in force, but is not remembered: %s", name, error)
 
-    def remembered(self) -> Recipe:
-        """Return the recipe that was last in force, or the default one."""
+    def remembered(self, alarms: Alarms) -> Recipe:
+        """Return the recipe that was last in force, or the default one; one that is gone meanwhile is an alarm."""
         try:
             name = self._memory.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             return self._recipes[DEFAULT]
         if name not in self._recipes:
-            log.warning("recipe %r was in force and is not in the configuration any more: %s is used", name, DEFAULT)
+            alarms.set(
+                "recipe",
+                f"recipe {name} was in force and is not in the configuration any more: {DEFAULT} is in force instead; "
+                f"put [recipes.{name}] back and restart, or change over to the recipe that is meant",
+                severity="warning",
+            )
         return self._recipes.get(name, self._recipes[DEFAULT])

@@ -12,6 +12,7 @@ from tests.daemon import desk
 
 from lineward.daemon.changeover import Changeover
 from lineward.daemon.config import Config
+from lineward.daemon.health import Alarms
 from lineward.daemon.recipes import ActiveRecipe, Recipe, Recipes, Switch
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def test_the_recipe_in_force_is_on_the_disk_before_anybody_hears_of_it(
         changeover.close()
     assert forced == [(tmp_path, "flange\n", "changeover")] * 2, "the file in its folder, then the folder"
     assert heard == [("", 2)]
-    assert recipes.remembered().name == "flange"
+    assert recipes.remembered(Alarms()).name == "flange"
     assert [path.name for path in tmp_path.iterdir() if "recipe" in path.name] == ["recipe"], "nothing is left behind"
 
 
@@ -84,4 +85,16 @@ def test_a_recipe_that_cannot_be_remembered_is_in_force_all_the_same(
     recipes = Recipes(config(tmp_path / "gone"))
     recipes.remember("flange")
     assert ["recipe flange is in force, but is not remembered" in line for line in caplog.messages] == [True]
-    assert recipes.remembered().name == "default"
+    assert recipes.remembered(Alarms()).name == "default"
+
+
+def test_a_recipe_that_is_gone_from_the_configuration_is_an_alarm(tmp_path: Path) -> None:
+    """Rule: a start with another recipe than the one before is told to the line, and a change of recipe ends that."""
+    (tmp_path / "recipe").write_text("strict\n")
+    alarms = Alarms()
+    assert Recipes(config(tmp_path)).remembered(alarms).name == "default"
+    assert "recipe strict was in force" in alarms.raised()["recipe"].text
+    (tmp_path / "recipe").write_text("flange\n")
+    quiet = Alarms()
+    assert Recipes(config(tmp_path)).remembered(quiet).name == "flange"
+    assert quiet.raised() == {}
