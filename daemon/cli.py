@@ -175,8 +175,8 @@ def cameras(context: typer.Context, producer: ProducerOption = None, as_json: Js
 
     table = Table("serial", "user id", "model", "vendor", "access", "transport", "producer")
     for info in found:
-        said = (info.serial, info.user_id, info.name, info.vendor, info.access, info.transport)
-        table.add_row(*map(Text, said), Path(info.producer).name)  # a camera's words are no markup
+        said = (info.serial, info.user_id, info.name, info.vendor, info.access, info.transport, info.producer)
+        table.add_row(*map(Text, said[:-1]), Text(Path(said[-1]).name))
     Console().print(table if found else "no camera found: check power, cable and the producer's own viewer")
 
 
@@ -406,7 +406,7 @@ def plc_check(
 
         console = Console(soft_wrap=False)
         for each in report.tables():
-            console.print(each)
+            console.print(each, crop=False)  # a topic is never cut off
         for line in report.sentences():
             typer.echo(line)
     raise typer.Exit(0 if report.fine else 1)

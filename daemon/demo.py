@@ -43,6 +43,10 @@ INPUT_WIDTH, INPUT_HEIGHT = 496, 400
 rejects), the full size finds no more."""
 
 
+class DemoError(ValueError):
+    """The demo cannot be run as it was asked for; the message names what there is."""
+
+
 def run_demo(
     *,
     seconds: float | None,
@@ -104,7 +108,7 @@ def run_demo(
 def ensure_model(home: Path, product: str, *, quiet: bool) -> Path:
     """Return the demo's model for a product; render images and train it when there is none of this version yet."""
     if product not in PRODUCTS:
-        raise ValueError(f"--product {product}: there is no such simulated product; there are {', '.join(PRODUCTS)}")
+        raise DemoError(f"--product {product!r}: there is no such simulated product; there are {', '.join(PRODUCTS)}")
     say = logging.getLogger("lineward.demo").info
     bundle = home / "models" / f"{product}-{__version__}-{GOOD}-{DEFECTIVE}-{INPUT_WIDTH}.lward"
     try:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from lineward.daemon.commands import COMMANDS, acknowledgement
 from lineward.daemon.config import Config, Inspection, SimulatedCamera, load_config
@@ -35,8 +35,8 @@ BARE = frozenset({"result/verdict", "result/part_id", "heartbeat", "availability
 DAY_END_NS = 86_399_999 * 1_000_000
 LONGEST_DINT = 0x7FFFFFFF
 UNKNOWN = "(no topic)"
-WIDEST_TOPIC = 40
-"""Columns of a terminal that a topic keeps for itself, whatever the others need."""
+OUR_KEYS = (b'"seq"', b'"ok"', b'"state"', b'"raised"', b'"uptime_s"')
+"""Of these each JSON payload of a station has one, but for an `alarm` without any."""
 WORDS = frozenset({"online", "offline", "stopped", *(str(decision) for decision in Decision)})
 """Bare payloads that are words."""
 LONGEST_WORD = "unknown_command"
@@ -140,12 +140,12 @@ class Report:
             limits.add_row(vendor.name, vendor.limits(), vendor.source)
         yield limits
         widest = max((len(check.sent.topic) for check in self.checks), default=0)
-        topic = Column("topic", no_wrap=True, min_width=min(widest, WIDEST_TOPIC), overflow="fold")
+        topic = Column("topic", no_wrap=True, min_width=widest)
         names = (vendor.name for vendor in VENDORS)
-        readers = Table(topic, "for", "bytes", *names, title=escape(f"{self.base}/..."))
+        readers = Table(topic, "for", "bytes", *names, title=Text(f"{self.base}/..."))
         for sent, checks in self._by_payload():
             marks = (_mark(check) for check in checks)
-            readers.add_row(escape(sent.topic), sent.audience, str(len(sent.payload)), *marks)
+            readers.add_row(Text(sent.topic), sent.audience, str(len(sent.payload)), *marks)
         yield readers
 
     def sentences(self) -> Iterator[str]:
@@ -287,10 +287,10 @@ def recorded_payloads(files: Sequence[Path]) -> Iterator[Sent]:
         if not content.strip():
             raise PlcCheckError(f"{file}: holds no payload; record some with `mosquitto_sub -v -t ... > {file.name}`")
         if _is_one_payload(content):
-            yield Sent(UNKNOWN, content.rstrip(b"\r\n"), str(file))
-            continue
-        lines = ((number, line.rstrip(b"\r")) for number, line in enumerate(content.split(b"\n"), 1))
-        found = [_recorded(line, f"{file}:{number}") for number, line in lines if line]
+            found = [Sent(UNKNOWN, content.rstrip(b"\r\n"), str(file))]
+        else:
+            lines = ((number, line.rstrip(b"\r")) for number, line in enumerate(content.split(b"\n"), 1))
+            found = [_recorded(line, f"{file}:{number}") for number, line in lines if line]
         if not any(map(_is_ours, found)):
             raise PlcCheckError(
                 f"{file}: no recorded payloads: no line has a topic or a payload of a station; record some with "
@@ -303,7 +303,9 @@ def _is_ours(sent: Sent) -> bool:
     """Tell what a station may have sent from any other text."""
     if sent.topic != UNKNOWN:
         return sent.topic in EVERY_PLC | LARGER_PLCS
-    return sent.is_json() or sent.payload.isdigit() or sent.payload.decode("utf-8", "replace") in WORDS
+    if sent.is_json():
+        return any(key in sent.payload for key in OUR_KEYS)
+    return sent.payload.isdigit() or sent.payload.decode("utf-8", "replace") in WORDS
 
 
 def _is_one_payload(content: bytes) -> bool:

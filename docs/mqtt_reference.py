@@ -217,7 +217,9 @@ COMMANDS = {
         (
             "The ids of the next parts, in order, for frames of a free-running or electrically triggered camera and "
             "for triggers without an id; or one as `part_id`. They are added to those that wait. A frame that is known "
-            "to be missing uses up the id of its part. An empty list takes back those that wait. When the camera is "
+            "to be missing uses up the id of its part. An empty list takes back those that wait: each is "
+            "answered `undecided`, reason `no_image`, at once, perhaps before an earlier part that is still judged. "
+            "When the camera is "
             "lost, every id that waits is answered `undecided`, reason `camera_lost`: nobody can know which of them "
             "passed by. While there is no camera, from the start of the service on, ids for frames are answered so at "
             "once: their parts pass by without a picture, and no later part gets their ids."

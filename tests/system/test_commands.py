@@ -53,7 +53,8 @@ def test_the_version(tmp_path: Path) -> None:
         (["run", "--confg", "x"], "confg"),
         (["inspect"], "inspect"),
         (["demo", "--parts", "many"], "parts"),
-        (["demo", "--product", "nope"], "no such simulated product; there are bracket, flange"),
+        (["demo", "--product", "nope", "--headless"], "no such simulated product; there are bracket, flange"),
+        (["demo", "--product", "", "--headless"], "--product '': there is no such simulated product"),
         (["train", "--data", ".", "--out", "x.lward", "--tier", "best"], "tier"),
         (["train", "--data", ".", "--out", "x.lward", "--overlays", "."], "say how many with --synthetic"),
         (
