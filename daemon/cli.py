@@ -175,8 +175,9 @@ def cameras(context: typer.Context, producer: ProducerOption = None, as_json: Js
 
     table = Table("serial", "user id", "model", "vendor", "access", "transport", "producer")
     for info in found:
-        said = (info.serial, info.user_id, info.name, info.vendor, info.access, info.transport, info.producer)
-        table.add_row(*map(Text, said[:-1]), Text(Path(said[-1]).name))
+        file = Path(info.producer).name
+        said = (info.serial, info.user_id, info.name, info.vendor, info.access, info.transport, file)
+        table.add_row(*map(Text, said))  # a camera's words are no markup
     Console().print(table if found else "no camera found: check power, cable and the producer's own viewer")
 
 
@@ -201,6 +202,8 @@ def tune(
     from lineward.drivers.process import CameraProcess
 
     settings = dict(tuning.parse_setting(text) for text in set_ or [])
+    if save is not None:
+        tuning.check_place(save)
     selector = {"producers": producer or [], "serial": serial}
     with service.stop_on_signals() as stop:
         live = not as_json and sys.stderr.isatty()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -144,7 +145,8 @@ def export(path: Path, rows: Iterable[dict[str, Any]]) -> int:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise ExportError(f"{path}: cannot be written: {error.strerror or error}; choose another place") from error
+            reason = os.strerror(error.errno) if error.errno else error  # pyarrow's own names the unfinished file
+            raise ExportError(f"{path}: cannot be written: {reason}; choose another place") from error
         raise
     return count
 

@@ -79,7 +79,6 @@ class Line:
             root, keep_rows=config.storage.ledger_rows, outbox_bytes=round(config.storage.outbox_mb * 1e6)
         )
         stack.callback(self.ledger.close)
-        self.alarms.set("storage", self.ledger.trouble, logged=True)
         self._recall_reviews(root)
         self.recipes = Recipes(config)
         self.book = TriggerBook(self.ledger.note_trigger)
@@ -93,6 +92,7 @@ class Line:
         )
         self.alarms.on_change = self.publisher.set_alarms
         stack.callback(self._close_publisher)
+        self.alarms.set("storage", self.ledger.trouble, logged=True)
         self.review = ReviewStore(
             root,
             self.ledger,

@@ -174,8 +174,8 @@ def _say_change(entry: Entry, before: Sequence[str], *, as_json: bool) -> None:
 
 def _print_table(entries: Sequence[Entry]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Column, Table
+    from rich.text import Text
 
     from lineward.models.store import not_promotable
 
@@ -188,21 +188,21 @@ def _print_table(entries: Sequence[Entry]) -> None:
     for entry in entries:
         mark = "current" if entry.current else ""
         if entry.manifest is None:
-            table.add_row(entry.product, escape(entry.version), mark, "", "", "", "", "[red]damaged[/red]")
+            table.add_row(Text(entry.product), Text(entry.version), mark, "", "", "", "", "[red]damaged[/red]")
             continue
         held = entry.manifest.holdout
         state = "not promotable" if not_promotable(entry.manifest) else "ok"
         table.add_row(
-            entry.product,
-            entry.version,
+            Text(entry.product),
+            Text(entry.version),
             mark,
-            entry.manifest.created,
+            Text(entry.manifest.created),
             entry.manifest.tier,
             "-" if held.auroc is None else f"{held.auroc:.3f}",
             "-" if held.detection_at_2pct_fr is None else f"{held.detection_at_2pct_fr:.0%} of {held.n_defect}",
             state,
         )
-    Console().print(table)
+    Console().print(table, crop=False)
 
 
 def _sentences(entry: Entry, versions: Sequence[str]) -> list[str]:

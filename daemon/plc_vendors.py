@@ -276,15 +276,16 @@ class Vendor:
         except UnicodeDecodeError as error:
             what = "ASCII" if self.ascii else "UTF-8"
             return [*found, f"byte {error.start} (16#{payload[error.start]:02X}) is not {what}"]
-        return found + (self._json(text) if as_json else self._bare(text))
+        return found + (self._json(text) if as_json else self._bare(text, number=topic.endswith("heartbeat")))
 
-    def _bare(self, text: str) -> list[str]:
+    def _bare(self, text: str, *, number: bool) -> list[str]:
+        """Object to one value; a part id of digits is text, of any length, and not a ``number``."""
         limit = self.string_characters
         found = [f"{len(text)} characters, {limit} fit"] if limit is not None and len(text) > limit else []
         control = next((sign for sign in text if not sign.isprintable()), None)
         if control is not None:
             found.append(f"holds the control character 16#{ord(control):02X}")
-        if re.fullmatch(r"-?[0-9]+", text) and int(text[:40]) not in self.whole:
+        if number and re.fullmatch(r"-?[0-9]+", text) and int(text[:40]) not in self.whole:
             found.append(f"{text} does not fit the PLC's whole numbers")
         return found
 

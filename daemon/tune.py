@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -37,6 +40,10 @@ WINDOW = 100
 
 class SettingTextError(ValueError):
     """A setting on the command line is not ``Name=value``."""
+
+
+class SaveError(ValueError):
+    """The settings cannot be saved; the message names the file and the reason."""
 
 
 def parse_setting(text: str) -> tuple[str, Setting]:
@@ -196,9 +203,27 @@ def settings_toml(driver: str, selector: Mapping[str, object], applied: Mapping[
     return "\n".join(lines) + "\n"
 
 
+def check_place(path: Path) -> None:
+    """See that a file can be written before somebody waits for what is to be in it; raises `SaveError`."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _not_saved(path, error) from error
+
+
 def save_settings(path: Path, text: str) -> None:
-    """Write the TOML file, whole or not at all."""
-    write_whole(path, text.encode())
+    """Write the TOML file, whole or not at all; raises `SaveError`."""
+    try:
+        write_whole(path, text.encode())
+    except OSError as error:
+        raise _not_saved(path, error) from error
+
+
+def _not_saved(path: Path, error: OSError) -> SaveError:
+    return SaveError(f"{path}: cannot be written: {error.strerror}; choose another place for --save")
 
 
 def _toml(value: object) -> str:

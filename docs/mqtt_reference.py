@@ -164,7 +164,8 @@ ALARMS = {
     "killed": "The service had ended without being stopped; for a minute after its start (severity `warning`).",
     "outbox": "The broker has been away for long: the outbox is nearly full, or full (severity `warning`).",
     "config": "The configuration could not be read again; the old one stays in force (severity `warning`).",
-    "recipe": "A change of recipe failed; the old one stays in force (severity `warning`).",
+    "recipe": "A change of recipe failed and the old one stays in force, or the recipe of before the start is gone "
+    "from the configuration (severity `warning`).",
     "brightness": "Lamp or exposure changed since commissioning, as a whole or in one zone (severity `warning`).",
     "sharpness": "Pictures are less sharp than at commissioning, or show more fine detail (severity `warning`).",
     "position": "Parts lie elsewhere in the picture than at commissioning (severity `warning`).",
@@ -359,8 +360,8 @@ def mqtt_page() -> str:
             "## Alarm",
             "",
             (
-                "One object, alarm id to `{raised, severity, text, since}`. An alarm that is over stays with `raised: "
-                "false`. `text` says what is wrong and what to do."
+                "One object, alarm id to `{raised, severity, text, since}`. After a start it is `{}` until one is "
+                "raised. An alarm that is over stays with `raised: false`. `text` says what is wrong and what to do."
             ),
             "",
             table(("id", "meaning"), [(code(k), v) for k, v in ALARMS.items()]),

@@ -98,3 +98,23 @@ def test_a_recipe_that_is_gone_from_the_configuration_is_an_alarm(tmp_path: Path
     quiet = Alarms()
     assert Recipes(config(tmp_path)).remembered(quiet).name == "flange"
     assert quiet.raised() == {}
+
+
+def test_a_change_of_recipe_ends_the_alarm_that_one_is_gone(tmp_path: Path) -> None:
+    """Rule: who has chosen a recipe need not be told any more that another one is gone, nor at the next start."""
+    (tmp_path / "recipe").write_text("strict\n")
+    with closing(desk.Desk(tmp_path)) as station:
+        recipes = Loaded(config(tmp_path))
+        station.book.activate(recipes.prepare(recipes.remembered(station.alarms)))
+        assert "recipe" in station.alarms.raised()
+        over = threading.Event()
+        with closing(Changeover(recipes, station.book, station.alarms, lambda _recipe: None)) as changeover:
+            changeover.start()
+            changeover.request("default", lambda _word: over.set())
+            switch = station.book.next(10)
+            assert isinstance(switch, Switch)
+            switch.done("", "")
+            assert over.wait(10)
+        assert station.alarms.raised() == {}
+        recipes.remembered(station.alarms)
+        assert station.alarms.raised() == {}

@@ -363,11 +363,22 @@ def test_export_takes_the_filters_and_replaces_only_a_whole_file(ledger, say, tm
     target.write_text("before")
     assert say("export", target, "--verdict", "fail")[0] == 0
     assert target.read_text().count("\n") == 2
-    code, _, err = say("export", tmp_path / "no" / "where.csv")
-    assert code == 2
-    assert f"{tmp_path / 'no' / 'where.csv'}: cannot be written: No such file or directory" in err
-    assert err.count("\n") == 1
+    for path in (tmp_path / "no" / "where.csv", tmp_path / "no" / "where.parquet"):
+        code, _, err = say("export", path)
+        assert code == 2
+        assert err == f"lineward: {path}: cannot be written: No such file or directory; choose another place\n"
     assert not list(tmp_path.glob(".*unfinished"))
+
+
+@pytest.mark.parametrize("name", ["all.csv", "all.parquet"])
+def test_a_full_disk_is_one_line_that_names_the_file(name, ledger, say, tmp_path):
+    """Rule: the file that was asked for and the reason; nothing is left behind."""
+    answer(ledger, "A1")
+    (tmp_path / f".{name}.unfinished").symlink_to("/dev/full")
+    code, _, err = say("export", tmp_path / name)
+    assert code == 2
+    assert err == f"lineward: {tmp_path / name}: cannot be written: No space left on device; choose another place\n"
+    assert not list(tmp_path.glob(f"*{name}*"))
 
 
 def test_an_unknown_ending_and_a_missing_pyarrow_say_what_to_do(ledger, say, tmp_path, monkeypatch):

@@ -93,6 +93,26 @@ def test_versions_are_never_cut_off(call: Call, bundle: Path, tmp_path: Path, mo
     complaint(call("models", "list", "typo", "--root", tmp_path / "r"), "no product 'typo'", "models of bracket")
 
 
+def test_longest_names_are_whole_and_no_markup(
+    call: Call, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: names that are wider together than the terminal are not cut off, and brackets in a name are shown."""
+    manifest, graph = load_manifest(bundle), load_bundle(bundle).data
+    names = {"product": "p" * 64, "version": "1." + "0" * 62}
+    save_bundle(tmp_path / "long.lward", graph[: manifest.graph_bytes], manifest.model_copy(update=names))
+    assert call("models", "promote", tmp_path / "long.lward", "--root", tmp_path)[0] == 0
+    odd = tmp_path / "models" / "[odd]" / "[red]1.lward"
+    odd.parent.mkdir()
+    odd.write_bytes(b"no bundle")
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = call("models", "list", "--root", tmp_path)
+    assert code == 1
+    assert names["product"] in out
+    assert names["version"] in out
+    assert "[odd] " in out
+    assert "[red]1 " in out
+
+
 def test_a_configuration_names_the_store(call: Call, bundle: Path, tmp_path: Path) -> None:
     """`--config` means the store of that station; without either option the remedy is told."""
     config = tmp_path / "line.toml"

@@ -147,6 +147,12 @@ def test_each_limit_is_where_the_vendor_puts_it(vendor, payload, objection):
         assert objections == []
 
 
+def test_a_long_number_is_a_part_id_and_no_heartbeat():
+    """Rule: a part id of digits is text, whatever its value; the heartbeat must fit a whole number of 32 bits."""
+    assert check_payloads(BASE, [Sent("result/part_id", b"2200000000", "scanner")]).fine
+    assert not check_payloads(BASE, [Sent("heartbeat", b"2200000000", "old")]).fine
+
+
 def test_a_topic_must_fit_the_plc():
     """Rule: a topic longer than a PLC's strings is an objection too."""
     assert BY_NAME["Beckhoff"].objections("t" * 255, b"1", as_json=False) == []
@@ -265,17 +271,27 @@ def test_brackets_in_a_topic_are_no_markup(tmp_path, capsys, monkeypatch):
     """Rule: what somebody recorded is shown as it is, and topics are not cut off on 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
     file = tmp_path / "heard.txt"
-    file.write_text(f"{BASE}/heartbeat 1\n{BASE}/ack/trigger {{}}\nshop/[/old]/temp 21.5\n")
+    long = f"shop/{'long' * 20}/:smile:/end"
+    file.write_text(f"{BASE}/heartbeat 1\n{BASE}/ack/trigger {{}}\nshop/[/old]/temp 21.5\n{long} 1\n")
     with pytest.raises(SystemExit) as left:
         main(["plc-check", str(file)])
     assert left.value.code in {0, 1}
     said = capsys.readouterr().out
     assert "shop/[/old]/temp" in said
+    assert f"│ {long} │" in said
     assert "ack/trigger" in said
 
 
 @pytest.mark.parametrize(
-    "content", [b'[camera]\ndriver = "simulated"\n', b"shop/[/old]/temp 21.5\n", b"\x08\x07\x12\n\xff"]
+    "content",
+    [
+        b'[camera]\ndriver = "simulated"\n',
+        b"shop/[/old]/temp 21.5\n",
+        b"\x08\x07\x12\n\xff",
+        b"\x00\xff\n7\n{\xfe\n",
+        b'{\n "name": "lineward"\n}\n',
+        b'{"name":"lineward"}\n',
+    ],
 )
 def test_a_file_without_payloads_is_refused(content, tmp_path, capsys):
     """Rule: a configuration, a model or somebody else's topics are no recording of a station."""

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
+from lineward.daemon import cli
 from lineward.daemon.config import load_config
-from lineward.daemon.tune import SettingTextError, parse_setting, save_settings, settings_toml, tune, zone_readings
-from lineward.drivers.camera import CameraError, CameraSettingError
+from lineward.daemon.tune import (
+    Readings,
+    SaveError,
+    SettingTextError,
+    parse_setting,
+    save_settings,
+    settings_toml,
+    tune,
+    zone_readings,
+)
+from lineward.drivers.camera import CameraError, CameraInfo, CameraSettingError
 from lineward.drivers.process import CameraProcess
 
 if TYPE_CHECKING:
@@ -92,3 +104,28 @@ def test_what_goes_wrong_is_a_camera_error_and_leaves_no_process() -> None:
     with pytest.raises(CameraError, match="no frame in"):
         tune(waiting, {}, seconds=0.5, stop=stop, live=False)
     assert waiting.pid is None
+
+
+def test_words_of_a_camera_are_no_markup() -> None:
+    """Rule: name, serial number and settings are shown as the camera gives them."""
+    info = CameraInfo(name="Eye [/b] :smile:", serial="[red]7", driver="genicam", realtime=True, simulated=True)
+    console = Console(file=io.StringIO(), width=120, record=True)
+    console.print(Readings(info, {"DeviceUserID": "[/left]"}).table())
+    shown = console.export_text()
+    assert "Eye [/b] :smile: (serial [red]7)" in shown
+    assert "DeviceUserID = [/left]" in shown
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rule: one line with the file that was given and the reason; no camera is asked."""
+    for path, reason in ((tmp_path / "no" / "x.toml", "No such file or directory"), (tmp_path, "Is a directory")):
+        message = f"{path}: cannot be written: {reason}; choose another place for --save"
+        with pytest.raises(SystemExit) as left:
+            cli.main(["cameras", "tune", "--serial", "nobody", "--save", str(path)])
+        assert (left.value.code, capsys.readouterr().err) == (2, f"lineward: {message}\n")
+        with pytest.raises(SaveError) as refused:
+            save_settings(path, "")
+        assert str(refused.value) == message
+    assert not list(tmp_path.iterdir())

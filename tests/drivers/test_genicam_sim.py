@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gentl_sim.taking import grab_for, next_answer, next_frame, number_in
+from lineward.daemon import cli
 from lineward.drivers import late, pixels
 from lineward.drivers.camera import (
     CameraBusyError,
@@ -525,3 +526,13 @@ def test_a_slow_camera_is_slow_and_not_lost(make, sim):
     assert number_in(after) == after.frame_id
     assert sum(after.missing.values()) == after.frame_id - before.frame_id - 1
     assert after.frame_id - before.frame_id > 10
+
+
+def test_the_list_of_cameras_shows_names_as_they_are(sim, capsys, monkeypatch):
+    """Rule: what looks like markup in a name is shown, not obeyed."""
+    monkeypatch.setenv("COLUMNS", "200")
+    odd = sim.file.rename(sim.file.with_name("[red]odd.cti"))
+    with pytest.raises(SystemExit) as left:
+        cli.main(["cameras", "--producer", str(odd)])
+    assert left.value.code == 0
+    assert "[red]odd.cti" in capsys.readouterr().out

@@ -136,6 +136,19 @@ def test_a_read_only_folder_does_not_stop_the_line(
     assert len(made.lines(f"WARNING .*{small_disk}.*cannot be written")) == 1, made.log
 
 
+def test_trouble_from_the_start_on_is_told_before_any_part(
+    line: Callable[..., Line], tmp_path: Path, broker: Mosquitto, hear: Subscriber
+) -> None:
+    """Rule: an alarm that was raised before the broker was known is told at the first connect."""
+    (tmp_path / "file").write_text("not a folder")
+    camera = {**CAMERA, "trigger": "software"}
+    storage = {"root": str(tmp_path / "file" / "deep")}
+    made = line(port=broker.port, camera=camera, storage=storage, watch={"enabled": False}).start()
+    made.wait_log("ready after")
+    wait_until(lambda: changes(hear, "storage") == [True], 5, "alarm storage")
+    assert made.end()[0] == 0, made.log
+
+
 def test_a_storage_root_that_is_a_file_does_not_stop_the_line(
     line: Callable[..., Line], tmp_path: Path, broker: Mosquitto, hear: Subscriber
 ) -> None:
