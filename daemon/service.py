@@ -40,6 +40,9 @@ SIGN_S = 1.0
 STOP_SOON_S = 0.1
 """How often a start that waits for its model looks whether it is to end."""
 
+LOAD_END_S = 3.0
+"""What the end waits for a model that is still being loaded, when everything else is down."""
+
 LOADING_S = 600.0
 """After so long it hears nothing more, and takes the start for failed: a disk that hangs is not only slow."""
 
@@ -78,10 +81,12 @@ def run(
     with suppress(OSError, ValueError):  # stderr may be no file
         faulthandler.enable()  # systemd's watchdog ends a hung loop with SIGABRT: where it hung is in the log then
     allocator.keep_flat()
-    with ExitStack() as stack:
+    with ExitStack() as last, ExitStack() as stack:
         line = Line(config, stop, stack)
         line.reloads = reloads
         loading = in_background(partial(line.recipes.prepare, line.recipe), "load-model")
+        # A library that is still at work while Python ends takes the whole process down with SIGABRT.
+        last.callback(wait, [loading], timeout=LOAD_END_S)
         line.start()
         line.source.open()  # the camera process starts while the model loads
         recipe = patiently(loading, lambda: line.systemd.alive(lambda: "loading the model"), stop=stop)
