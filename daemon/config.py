@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lineward.daemon.config_faults import explain
 from lineward.daemon.endpoint import CREDENTIAL
 from lineward.models.verdict import Thresholds
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pydantic_core import ErrorDetails
-
-
 DEFAULT_PATH = Path("/etc/lineward/lineward.toml")
-
-HIDDEN = "(taken out)"
-CONFIDENTIAL = r"(?:password|passwd|passphrase|pwd|secret|token|credential|api_?key|private)"
-"""What is in the name of a key whose value nobody may read; one that ends in ``_file`` names a file."""
 
 TopicLevel = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 
@@ -425,85 +414,9 @@ def load_config(path: Path) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = dict.fromkeys(f"{path}: {_explain(detail)}" for detail in error.errors())
+        lines = dict.fromkeys(f"{path}: {explain(detail, Config)}" for detail in error.errors())
         raise ConfigError("\n".join(lines)) from error
     return _with_absolute_paths(config, path.resolve().parent)
-
-
-def _explain(detail: ErrorDetails) -> str:
-    """Turn one of pydantic's findings into place, value and remedy."""
-    drivers = {"simulated", "folder", "genicam", "aravis"}
-    location = [str(part) for part in detail["loc"]]
-    if location[:1] == ["camera"] and len(location) > 1 and location[1] in drivers:
-        del location[1]
-    setting = location[-3:-2] == ["settings"] and location[-1] in {"str", "int", "float", "bool"}
-    if setting:
-        del location[-1]  # there is a finding for each type
-    key = ".".join(location)
-    value = without_secrets(detail["input"], hide=any(map(is_secret, location)))
-    match detail["type"]:
-        case "extra_forbidden":
-            return f"{key} = {value!r}: no such key{_did_you_mean(detail)}"
-        case "missing":
-            return f"{key}: is missing; add it"
-        case "path_type":
-            return f"{key} = {value!r}: is no path; write it as text in quotes"
-        case "union_tag_invalid":
-            return f'{key}.driver: unknown driver; use "simulated", "folder", "genicam" or "aravis"'
-        case "value_error":
-            shown = "" if isinstance(value, dict) else f" = {value!r}"
-            return f"{key}{shown}: {detail['ctx']['error']!s}"
-        case _:
-            message = detail["msg"][0].lower() + detail["msg"][1:]
-            message = "write text in quotes, a finite number, true or false" if setting else message
-            return f"{key} = {value!r}: {message}"
-
-
-def is_secret(key: str) -> bool:
-    """Tell by the name of a key whether its value is a secret."""
-    return re.search(CONFIDENTIAL, key, re.IGNORECASE) is not None and not key.lower().endswith("_file")
-
-
-def without_secrets(value: Any, *, hide: bool = False) -> Any:
-    """Return a value of the file for people to read: without what stands under secret keys; ``hide``: all of it."""
-    match value:
-        case dict():
-            return {key: without_secrets(below, hide=hide or is_secret(str(key))) for key, below in value.items()}
-        case list():
-            return [without_secrets(below, hide=hide) for below in value]
-        case _:
-            return HIDDEN if hide else value
-
-
-def _did_you_mean(detail: ErrorDetails) -> str:
-    model: Any = Config
-    for part in detail["loc"][:-1]:
-        model = _child(model, str(part))
-    if model is None:
-        return "; remove it"
-    known = sorted(model.model_fields)
-    close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known keys are {', '.join(known)}"
-
-
-def _child(model: Any, name: str) -> Any:
-    """Find the section model below ``model``; a driver's name picks the camera."""
-    if isinstance(model, tuple):
-        return next((m for m in model if get_args(m.model_fields["driver"].annotation) == (name,)), None)
-    if model is None or name not in model.model_fields:
-        return None
-    annotation = model.model_fields[name].annotation
-    sections = tuple(m for m in _sections(annotation))
-    if len(sections) > 1:
-        return sections
-    return sections[0] if sections else None
-
-
-def _sections(annotation: Any) -> Iterable[type[_Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, _Section):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _sections(argument)
 
 
 def _with_absolute_paths(config: Config, folder: Path) -> Config:

@@ -177,6 +177,7 @@ def test_all_faults_are_told_at_once(write) -> None:
         '[broker]\nhost = "h"\nlogin = { password = "hunter2" }\n',
         '[[brokers]]\napi_key = ["hunter2"]\n',
         '[camera.settings]\nDeviceToken = ["hunter2"]\n',
+        '[mqtt]\nhost = "mqtt://line:hunter2@plant/1"\nuri = "mqtt://line:hunter2@plant/1"\n',
     ],
 )
 def test_an_error_names_a_secret_key_and_not_its_value(write, text: str) -> None:
