@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from lineward.daemon.recipes import DEFAULT, Switch
+from lineward.daemon.recipes import Switch
 from lineward.models.bundle import BundleError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Changeover:
             if self._recipes.means_the_same(recipes, active):
                 over("", "")
                 return
-            ready = recipes.prepare(recipes.find(active.name if active.name in recipes.names else DEFAULT))
+            ready = recipes.prepare(recipes.here_or_default(active.name))
         except BundleError as error:
             over("preparation_failed", str(error))
             return
@@ -128,6 +128,7 @@ class Changeover:
                 over(word, text)
                 return
             self._in_force(ready)
+            recipes.tell_if_gone(active.name, self._alarms)
             self._wanted.put(remember)
 
         self._book.post(Switch(ready, done))

@@ -225,11 +225,20 @@ class Recipes:
             name = self._memory.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             return self._recipes[DEFAULT]
-        if name not in self._recipes:
-            alarms.set(
-                "recipe",
-                f"recipe {name} was in force and is not in the configuration any more: {DEFAULT} is in force instead; "
-                f"put [recipes.{name}] back and restart, or change over to the recipe that is meant",
-                severity="warning",
-            )
+        self.tell_if_gone(name, alarms)
+        return self.here_or_default(name)
+
+    def here_or_default(self, name: str) -> Recipe:
+        """Return the recipe of that name, or the default one where it is gone."""
         return self._recipes.get(name, self._recipes[DEFAULT])
+
+    def tell_if_gone(self, name: str, alarms: Alarms) -> None:
+        """Raise the alarm that the recipe that was in force is not there any more, until somebody chooses one."""
+        if name in self._recipes:
+            return
+        alarms.set(
+            "recipe",
+            f"recipe {name} was in force and is not in the configuration any more: {DEFAULT} is in force instead; put "
+            f"[recipes.{name}] back, reload and change over to it, or change over to the recipe that is meant",
+            severity="warning",
+        )

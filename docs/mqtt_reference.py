@@ -164,7 +164,7 @@ ALARMS = {
     "killed": "The service had ended without being stopped; for a minute after its start (severity `warning`).",
     "outbox": "The broker has been away for long: the outbox is nearly full, or full (severity `warning`).",
     "config": "The configuration could not be read again; the old one stays in force (severity `warning`).",
-    "recipe": "A change of recipe failed and the old one stays in force, or the recipe of before the start is gone "
+    "recipe": "A change of recipe failed and the old one stays in force, or the recipe that was in force is gone "
     "from the configuration (severity `warning`).",
     "brightness": "Lamp or exposure changed since commissioning, as a whole or in one zone (severity `warning`).",
     "sharpness": "Pictures are less sharp than at commissioning, or show more fine detail (severity `warning`).",

@@ -26,13 +26,14 @@ class Loaded(Recipes):
         return desk.recipe(name=recipe.name)
 
 
-def config(root: Path) -> Config:
+def config(root: Path, **sections: object) -> Config:
     return Config.model_validate(
         {
             "camera": {"driver": "simulated"},
             "inspection": {"model": "x.lward"},
             "recipes": {"flange": {"model": "y.lward"}},
             "storage": {"root": str(root)},
+            **sections,
         }
     )
 
@@ -117,4 +118,27 @@ def test_a_change_of_recipe_ends_the_alarm_that_one_is_gone(tmp_path: Path) -> N
             assert over.wait(10)
         assert station.alarms.raised() == {}
         recipes.remembered(station.alarms)
+        assert station.alarms.raised() == {}
+
+
+def test_a_new_configuration_without_the_recipe_in_force_is_an_alarm(tmp_path: Path) -> None:
+    """Rule: a reload that changes over to another product by itself says so, until somebody chooses a recipe."""
+    with closing(desk.Desk(tmp_path)) as station:
+        old = Loaded(config(tmp_path))
+        station.book.activate(desk.recipe(name="flange"))
+        with closing(Changeover(old, station.book, station.alarms, station.book.activate)) as changeover:
+            changeover.start()
+            over = threading.Event()
+            changeover.replace(Loaded(config(tmp_path, recipes={})), lambda _word, _text: over.set())
+            switch = station.book.next(10)
+            assert isinstance(switch, Switch)
+            switch.done("", "")
+            assert over.wait(10)
+            assert "recipe flange was in force and is not" in station.alarms.raised()["recipe"].text
+            chosen = threading.Event()
+            changeover.request("default", lambda _word: chosen.set())
+            switch = station.book.next(10)
+            assert isinstance(switch, Switch)
+            switch.done("", "")
+            assert chosen.wait(10)
         assert station.alarms.raised() == {}
