@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineward import __version__
-from lineward.daemon.config import CONFIDENTIAL, HIDDEN, Config, ConfigError, is_secret, load_config
+from lineward.daemon.confidential import CONFIDENTIAL, HIDDEN, IN_URL, is_secret
+from lineward.daemon.config import Config, ConfigError, load_config
 from lineward.daemon.doctor import examine
 from lineward.daemon.endpoint import CREDENTIAL
 from lineward.daemon.ledger_read import LedgerReader
@@ -45,7 +46,6 @@ _SECRET = re.compile(
 """A secret key and all that follows in its line: where a value ends, nobody knows in TOML that is broken."""
 
 _STRING = re.compile(r"""(?s)"{3}(.+?)"{3}|'{3}(.+?)'{3}|"((?:\\.|[^"\\])+)"|'([^']+)'""")
-_IN_URL = re.compile(r"(?P<start>://[^/\s:@]+:)(?P<value>[^@\s/]+)(?=@)")
 
 
 def write_bundle(config: Path, path: Path, *, images: int = 0) -> Iterator[str]:
@@ -54,17 +54,22 @@ def write_bundle(config: Path, path: Path, *, images: int = 0) -> Iterator[str]:
     Raises
     ------
     OSError
-        The file cannot be written.
+        The file cannot be written; none is left behind.
     """
     collected, secrets = collect(config, images=images)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
-        for name, data in collected.items():
-            clean = data if name.startswith("images/") else without(data, secrets)
-            info = tarfile.TarInfo(f"lineward-support/{name}")
-            info.size, info.mtime = len(clean), int(time.time())
-            archive.addfile(info, io.BytesIO(clean))
-            yield f"{name}: {len(clean)} bytes"
+    try:
+        with os.fdopen(handle, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+            for name, data in collected.items():
+                clean = data if name.startswith("images/") else without(data, secrets)
+                info = tarfile.TarInfo(f"lineward-support/{name}")
+                info.size, info.mtime = len(clean), int(time.time())
+                archive.addfile(info, io.BytesIO(clean))
+                yield f"{name}: {len(clean)} bytes"
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        what = f"{error.strerror}; make room there, or name a file on another disk with --out"
+        raise OSError(error.errno, what, str(path)) from error
     yield f"{path} is written; look into it before you send it"
 
 
@@ -141,7 +146,7 @@ def config_text(path: Path, secrets: list[str]) -> bytes:
         secrets.append(match["value"])
         return match["start"] + HIDDEN
 
-    return _IN_URL.sub(hide_in_url, _SECRET.sub(hide, text)).encode()
+    return IN_URL.sub(hide_in_url, _SECRET.sub(hide, text)).encode()
 
 
 def found_in(value: Any, *, secret: bool = False) -> Iterator[str]:

@@ -8,6 +8,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.disks import fill_up, small_disk
 
 from lineward.daemon.support_bundle import config_text, newest_images, without, write_bundle, written
 
@@ -129,3 +130,15 @@ def test_images_come_only_when_asked_for(tmp_path: Path) -> None:
         (folder / f"{number}.png").write_bytes(b"x")
     assert newest_images(tmp_path, 0) == []
     assert len(newest_images(tmp_path, 3)) == 3
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
+    """Rule: one line names the file and the remedy, and nothing that looks like a support bundle is left behind."""
+    config = tmp_path / "line.toml"
+    config.write_text(BROKEN)
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        fill_up(disk / "ballast")
+        with pytest.raises(OSError, match=r"No space left on device; make room there, or .*--out") as caught:
+            list(write_bundle(config, disk / "out.tar.gz"))
+        assert caught.value.filename == str(disk / "out.tar.gz")
+        assert [path.name for path in disk.iterdir()] == ["ballast"]
