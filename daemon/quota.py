@@ -5,6 +5,7 @@ Labelled images are not in here: they have a second name below ``labelled/``, wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ KEPT_IN_EMERGENCY = 0.1
 """Share of the quota that stays even then: whatever else fills the disk must not cost every image there is."""
 
 LOOK_S = 5.0
+AT_A_LOOK = 1000
+"""Most images of a kind that are let go at one look at the disk."""
 
 AUDIT = "pass"
 """The class of passed parts kept as a random sample; every other kind was kept because somebody should look at it."""
@@ -75,6 +78,7 @@ class Quota:
         self._clock = clock
         self._looked = float("-inf")
         self.emergency = False
+        self._unforgotten: dict[str, int] = {}  # bytes of images that are deleted and that the ledger still lists
         self.let_go = 0
         """Images deleted to make room since the start."""
 
@@ -101,6 +105,7 @@ class Quota:
         if now - self._looked < LOOK_S:
             return
         self._looked = now
+        self._forget()
         try:
             share = used_share(self._root)
         except OSError:
@@ -121,23 +126,28 @@ class Quota:
         """Let small pictures go, then images, the random sample first, until the disk has room or a tenth is left.
 
         A ledger that cannot forget an image, because its disk is full, keeps no file from being deleted: it forgets
-        what is gone when files and rows are compared.
+        what is gone when there is room again.
         """
         self._spare()
         least = KEPT_IN_EMERGENCY * self.max_bytes
-        gone: set[str] = set()
-        freed = 0
         for kind in (AUDIT, None):
-            while self._ledger.image_bytes() - freed > least and used_share(self._root) >= OVER:
-                rows = self._ledger.oldest_images(len(gone) + 1, kind)
-                oldest = next((row for row in rows if row.image_id not in gone), None)
-                if oldest is None:
-                    break
+            for image in self._ledger.oldest_images(len(self._unforgotten) + AT_A_LOOK, kind):
+                left = self._ledger.image_bytes() - sum(self._unforgotten.values())
+                if left <= least or used_share(self._root) < OVER:
+                    return
+                if image.image_id in self._unforgotten:
+                    continue
                 try:
-                    self._delete(oldest)
+                    self._delete(image)
                 except LedgerError:
-                    gone.add(oldest.image_id)
-                    freed += oldest.bytes
+                    self._unforgotten[image.image_id] = image.bytes
+
+    def _forget(self) -> None:
+        """Take what was deleted out of the ledger as well, as far as it can do that now."""
+        with contextlib.suppress(LedgerError):
+            for image_id in tuple(self._unforgotten):
+                self._ledger.remove_image(image_id)
+                del self._unforgotten[image_id]
 
     def _release(self, kind: str | None = None) -> bool:
         """Delete the oldest image of a kind, or of all; False when there is none."""

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from tests.broker import wait_until
+from tests.disks import fill_up, small_disk
 
 from lineward.daemon import quota as quotas
 from lineward.daemon.adopt import GRACE_S, Sweep, sweep
 from lineward.daemon.ledger import Ledger
 from lineward.daemon.ledger_file import POWER_CUT_GAP
-from lineward.daemon.quota import Quota
+from lineward.daemon.quota import LOOK_S, Quota
 from lineward.daemon.review import Keeping, ReviewStore
 
 if TYPE_CHECKING:
@@ -100,15 +99,9 @@ def test_a_disk_that_is_nearly_full_costs_the_sample_first_and_no_label(
     assert said[-1] == ""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 def test_a_real_disk_that_runs_full(tmp_path: Path, make_result: Callable[..., Result]) -> None:
     """Rule: on a file system of 2 MB images make room for what else fills it."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "lineward-test", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    try:
+    with small_disk(tmp_path / "disk", "2m") as disk:
         ledger = Ledger(disk)
         rows = [keep(disk, ledger, make_result(), "review", i) for i in range(6)]
         quota = Quota(disk, ledger, max_bytes=2 * rows[0].bytes, audit_bytes=0)
@@ -119,38 +112,32 @@ def test_a_real_disk_that_runs_full(tmp_path: Path, make_result: Callable[..., R
         assert len(ledger.images()) < 6
         assert ledger.record(make_result()).seq > 6, "answers are written all the same"
         ledger.close()
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 def test_a_disk_without_a_byte_left_is_said_and_cleared(tmp_path: Path, make_result: Callable[..., Result]) -> None:
     """Rule: the alarm comes first, and files go even while the ledger cannot forget them; it does so afterwards."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "lineward-test", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    try:
+    with small_disk(tmp_path / "disk", "2m") as disk:
         ledger = Ledger(disk)
         rows = [keep(disk, ledger, make_result(), "review", i) for i in range(6)]
         said: list[str] = []
-        quota = Quota(disk, ledger, max_bytes=2 * rows[0].bytes, audit_bytes=0, on_trouble=said.append)
-        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
-            while filler.write(bytes(4096)):
-                pass
+        now = [0.0]
+        most = 2 * rows[0].bytes
+        quota = Quota(disk, ledger, max_bytes=most, audit_bytes=0, on_trouble=said.append, clock=lambda: now[0])
+        fill_up(disk / "filler")
         while not ledger.trouble:
             ledger.record(make_result())
         quota.watch()
         assert "95 % full" in said[0]
         assert sum((disk / row.path).exists() for row in rows) == 0
+        assert len(ledger.images()) == len(rows), "the ledger cannot forget them yet"
         (disk / "filler").unlink()
         wait_until(lambda: not ledger.trouble, 20, "recovery")
-        assert sweep_all(disk, ledger).forgotten == len(rows)
+        now[0] = LOOK_S
+        quota.watch()
         assert ledger.images() == []
+        assert (quota.emergency, said[-1]) == (False, "")
+        assert sweep_all(disk, ledger).forgotten == 0
         ledger.close()
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_lost_ledger_is_made_again_from_the_side_cars(
