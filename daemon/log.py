@@ -114,69 +114,77 @@ class LineFormatter(logging.Formatter):
         return text.replace(word, f"\x1b[{code}m{word}\x1b[0m", 1)
 
 
-class StreamHandler(logging.StreamHandler[TextIO]):
-    """Writes lines to a terminal, pipe or socket, and drops those that would have to wait.
+class DroppingHandler(logging.Handler):
+    """Takes a line at once or not at all: what cannot be told costs the line, not the part.
 
-    A terminal that was stopped, or a program that does not read, costs lines and not parts; a later line counts them.
+    Lines that were dropped are counted, and a later one says how many; ``why`` is the reason that it gives.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._dropped = 0
-        self._piece = TERMINAL_PIECE if stream.isatty() else select.PIPE_BUF
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self._why = why
+        self.dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record, or count it."""
+        """Take one record, or count it."""
         try:
-            line = self.format(record) + "\n"
-            told = f"{self._dropped} lines of this log were dropped: nobody read them\n"
-            if self._dropped and self._write(told):
-                self._dropped = 0
-            if self._dropped or not self._write(line):
-                self._dropped += 1
+            self.tell_dropped()
+            taken = self.take(record)
         except Exception:  # noqa: BLE001 - nothing about a line may cost a part; the reader may have hung up
-            self._dropped += 1
+            taken = False
+        self.dropped += not taken
 
-    def _write(self, text: str) -> bool:
+    def tell_dropped(self) -> None:
+        """Say how many lines were dropped, if that can be told now."""
+        if self.dropped:
+            text = f"{self.dropped} lines of this log were dropped: {self._why}"
+            if self.take(logging.LogRecord("lineward.log", logging.WARNING, "", 0, text, None, None)):
+                self.dropped = 0
+
+    def take(self, record: logging.LogRecord) -> bool:
+        """Write a record without waiting; return whether it went."""
+        raise NotImplementedError
+
+
+class StreamHandler(DroppingHandler):
+    """Writes lines to a terminal, pipe or socket: one that was stopped or is not read holds up nobody."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__("nobody read them")
+        self._stream = stream
+        self._piece = TERMINAL_PIECE if stream.isatty() else select.PIPE_BUF
+
+    def take(self, record: logging.LogRecord) -> bool:
         """Write as long as nothing has to wait for longer than a moment; return whether all of it went."""
-        data = text.encode(self.stream.encoding or "utf-8", "backslashreplace")
+        data = (self.format(record) + "\n").encode(self._stream.encoding or "utf-8", "backslashreplace")
         while data:
-            wait_s = 0 if self._dropped else MOMENT_S
-            if not select.select([], [self.stream.fileno()], [], wait_s)[1]:
+            wait_s = 0 if self.dropped else MOMENT_S
+            if not select.select([], [self._stream.fileno()], [], wait_s)[1]:
                 return False
-            data = data[os.write(self.stream.fileno(), data[: self._piece]) :]
+            data = data[os.write(self._stream.fileno(), data[: self._piece]) :]
         return True
 
 
-class JournalHandler(logging.Handler):
+class JournalHandler(DroppingHandler):
     """Speaks journald's native protocol, so that `journalctl VERDICT=fail` works.
 
     One datagram per record, https://systemd.io/JOURNAL_NATIVE_PROTOCOL/. When the socket is in trouble the line goes
-    to stderr with its priority in front, which journald reads as well. A journald that reads neither costs the line,
-    not the part: it is dropped, and counted in a later one.
+    to stderr with its priority in front, which journald reads as well.
     """
 
     def __init__(self, path: str = JOURNAL_SOCKET) -> None:
-        super().__init__()
+        super().__init__("the journal did not take them")
         self._path = path
-        self._dropped = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)  # a journal that does not keep up must not stop a part
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send one record to the journal."""
-        priority = _PRIORITY.get(record.levelno, 6)
+    def take(self, record: logging.LogRecord) -> bool:
+        """Send one record to the journal; return whether it went."""
         message = record.getMessage()
         if record.exc_info:
             message += "\n" + logging.Formatter().formatException(record.exc_info)
-        self._tell_dropped()
-        if not self._send(priority, message, record.name, getattr(record, "fields", {})):
-            self._dropped += 1
-
-    def _tell_dropped(self) -> None:
-        text = f"{self._dropped} lines of this log were dropped: the journal did not take them"
-        if self._dropped and self._send(_PRIORITY[logging.WARNING], text, "lineward.log", {}):
-            self._dropped = 0
+        fields: Mapping[str, object] = getattr(record, "fields", {})
+        return self._send(_PRIORITY.get(record.levelno, 6), message, record.name, fields)
 
     def _send(self, priority: int, message: str, logger: str, fields: Mapping[str, object]) -> bool:
         """Send one line at once or not at all; return whether it went."""
@@ -197,7 +205,7 @@ class JournalHandler(logging.Handler):
 
     def close(self) -> None:
         """Close the socket."""
-        self._tell_dropped()
+        self.tell_dropped()
         self._socket.close()
         super().close()
 
