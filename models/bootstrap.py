@@ -69,15 +69,15 @@ class Maker:
             Nothing visible can be made of these images, or the folder of overlays cannot be used.
         """
         library = self._library(spec)
-        images = [prepare(read_source(item.source), spec).squeeze() for item in items]
         until = np.rint(np.cumsum(np.bincount(folds)) * self.count / len(folds)).astype(int)
         made: list[Source] = []
         fold_of: list[int] = []
         with tempfile.TemporaryDirectory(prefix="lineward-made-up-") as folder:
             for fold, number in enumerate(np.diff(until, prepend=0).tolist()):
-                mine = [images[index] for index in np.flatnonzero(folds == fold)]
+                mine = (items[index].source for index in np.flatnonzero(folds == fold).tolist())
+                images = [prepare(read_source(source), spec).squeeze() for source in mine]  # of one fold at a time
                 try:
-                    for picture in synthetic_set(mine, number, _seed(self.seed, fold), library=library):
+                    for picture in synthetic_set(images, number, 1000 * self.seed + fold, library=library):
                         made.append(_write(Path(folder), picture.image))
                         fold_of.append(fold)
                         self.progress(len(made), self.count)
@@ -111,10 +111,6 @@ class Maker:
                 "leave --overlays out, or give the training folder of a more similar product"
             )
         return found
-
-
-def _seed(seed: int, fold: int) -> int:
-    return seed * 1000 + fold
 
 
 def _write(folder: Path, image: NDArray[np.uint8]) -> Source:

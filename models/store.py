@@ -16,7 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lineward.models.bundle import Bundle, BundleError, load_bundle
+from lineward.models.bundle import BundleError, load_bundle
+from lineward.models.store_check import digest_line, verified, what_to_do
 from lineward.models.store_files import (
     CURRENT,
     PRODUCT,
@@ -110,7 +111,7 @@ def resolve_model(root: Path, model: Path) -> Path:
     # A running service asks every second: reading 20 MB each time would cost it more than a part does.
     state = _state(path)
     if state is None or _SOUND.get(path) != state:
-        _verified(path)
+        verified(path)
         if state is not None:
             _SOUND[path] = state
     return path
@@ -215,12 +216,12 @@ def add(root: Path, path: Path, *, who: str | None = None) -> Entry:
     _check_name("version", version, VERSION, path)
     with locked(root):
         goal = bundle_path(root, product, version)
-        what = _what_to_do(root, goal, bundle)
+        what = what_to_do(root, goal, bundle)
         if what:
             goal.parent.mkdir(parents=True, exist_ok=True)
             append_audit(root, what, product, version, who, sha256=bundle.sha256)
             # The digest first: a bundle that is there always has one.
-            write_whole(digest_path(goal), _digest_line(goal, bundle))
+            write_whole(digest_path(goal), digest_line(goal, bundle))
             write_whole(goal, bundle.data)
     return show(root, product, version)
 
@@ -252,7 +253,7 @@ def promote(root: Path, product: str, version: str, *, force: bool = False, who:
         path = bundle_path(root, product, version)
         if not path.is_file():
             raise _unknown(root, product, version, list_models(root, product))
-        bundle = _verified(path)
+        bundle = verified(path)
         reason = not_promotable(bundle.manifest)
         if reason and not force:
             raise StoreError(f"{path}: not promoted: {reason}; train again, or promote it with --force")
@@ -287,7 +288,7 @@ def rollback(root: Path, product: str, *, who: str | None = None) -> Entry:
                 f"{folder}: there is nothing to roll back to: {what}; another version is put in force with "
                 f"`lineward models promote {product} VERSION`"
             )
-        bundle = _verified(bundle_path(root, product, versions[1]))
+        bundle = verified(bundle_path(root, product, versions[1]))
         append_audit(root, "rollback", product, versions[1], who, before=versions[0], sha256=bundle.sha256)
         write_pointer(folder, versions[1:])
     return show(root, product)
@@ -300,89 +301,12 @@ def not_promotable(manifest: Manifest) -> str:
     return manifest.not_promotable or "its own training marked it as not promotable"
 
 
-_ADD_AGAIN = "add the original again with `lineward models promote FILE.lward`"
-
-
 def _entry(product: str, path: Path, *, is_current: bool) -> Entry:
     try:
-        bundle = _verified(path)
+        bundle = verified(path)
     except BundleError as error:
         return Entry(product, path.stem, path, is_current, str(error), "", None)
     return Entry(product, path.stem, path, is_current, "", bundle.sha256, bundle.manifest)
-
-
-def _verified(path: Path) -> Bundle:
-    """Load a bundle of the store and compare it with the digest that it had when it was added."""
-    if not path.exists():
-        raise StoreError(f"{path}: gone from the store; {_ADD_AGAIN}, or promote another version")
-    bundle = load_bundle(path)
-    expected = _digest_beside(path)
-    if not expected:
-        raise StoreError(
-            f"{digest_path(path)}: missing or unreadable, so {path.name} may be anything; {_ADD_AGAIN}, or promote "
-            "another version"
-        )
-    if expected != bundle.sha256:
-        raise StoreError(
-            f"{path}: not the file that was added to the store (its digest differs); {_ADD_AGAIN}, or promote another "
-            "version"
-        )
-    if (bundle.manifest.product, bundle.manifest.version) != (path.parent.name, path.stem):
-        raise StoreError(
-            f"{path}: it says that it is {bundle.manifest.product} {bundle.manifest.version}; it was renamed by hand: "
-            f"{_ADD_AGAIN}, or promote another version"
-        )
-    return bundle
-
-
-def _digest_beside(path: Path) -> str:
-    """Return the digest that a bundle had when it was added, or an empty text where that cannot be read."""
-    try:
-        return digest_path(path).read_text(encoding="utf-8").split(maxsplit=1)[0]
-    except (OSError, UnicodeDecodeError, IndexError):
-        return ""
-
-
-def _what_to_do(root: Path, goal: Path, bundle: Bundle) -> str:
-    """Return `add`, `restore` for the original of what lies damaged in the store, or nothing for what is there already.
-
-    Raises
-    ------
-    StoreError
-        Another bundle is there, or a damaged one of which this is not known to be the original.
-    """
-    if not goal.exists():
-        return "add"
-    try:
-        stored = _verified(goal).sha256
-    except BundleError:
-        stored = ""
-    if stored == bundle.sha256:
-        return ""
-    if stored:
-        raise StoreError(
-            f"{goal}: another model of this product and version is in the store; a version never changes, train or "
-            "import the new one again, which gives it another"
-        )
-    if bundle.sha256 in {_digest_beside(goal), _added_last(root, bundle.manifest)}:
-        return "restore"
-    raise StoreError(
-        f"{goal}: damaged, and the file to add is not known to be its original; add the original, or move this one and "
-        f"{digest_path(goal).name} out of the store first"
-    )
-
-
-def _added_last(root: Path, manifest: Manifest) -> str:
-    """Return the digest with which a version was added, after the audit; an empty text when that does not know it."""
-    for record in reversed(audit(root)):
-        same = (record.get("product"), record.get("version")) == (manifest.product, manifest.version)
-        if same and record.get("what") in {"add", "restore"}:
-            return str(record.get("sha256"))
-    return ""
-
-
-def _digest_line(path: Path, bundle: Bundle) -> bytes:
-    return f"{bundle.sha256}  {path.name}\n".encode()
 
 
 # ---- messages

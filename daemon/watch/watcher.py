@@ -88,6 +88,7 @@ class Watch:
         self._guard = guard
         self._clock = clock
         self._watched: _Watched | None = None
+        self._recipe: ActiveRecipe | None = None
         self._measured: tuple[Measurement, Likeness | None] | None = None
         self._spoke = self._saved = time.monotonic()
         self._right = 0
@@ -100,7 +101,7 @@ class Watch:
 
     def use(self, recipe: ActiveRecipe) -> None:
         """Watch the pictures of another recipe from now on."""
-        key = key_of(recipe)
+        key, self._recipe = key_of(recipe), recipe
         if self._watched is not None and self._watched.key == key:
             return
         self._leave()
@@ -132,8 +133,10 @@ class Watch:
 
     def _refusal(self, part: Part) -> Verdict | None:
         watched = self._watched
-        if watched is None or part.frame is None or part.recipe is None or key_of(part.recipe) != watched.key:
-            return None  # also a part that came before a changeover: it is judged by the recipe of then
+        if watched is None or part.frame is None or part.recipe is None:
+            return None
+        if part.recipe is not self._recipe and key_of(part.recipe) != watched.key:
+            return None  # it came before a changeover: it is judged by the recipe of then
         if not watched.ready.is_set() and not watched.ready.wait(WAIT_S):
             return None
         measurement = measure(part.frame.image)

@@ -43,7 +43,8 @@ MOST_PIXELS = 64_000_000
 LONGEST_NAME = 200
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, struct.error, OSError)
-"""What a ZIP file that is damaged raises; an `OSError` may also be of the disk."""
+_NOT_OF_A_DISK = {None, errno.EINVAL}
+"""What a damaged ZIP file raises; an `OSError` with another number than bz2's and a seek below 0 is a disk's."""
 
 
 class TransferError(ValueError):
@@ -95,10 +96,7 @@ def import_zip(
 
             return _take_in(labels, files, read, product, who, escaped=escaped, correct=correct)
     except _DAMAGED as error:
-        if isinstance(error, OSError) and error.errno not in {
-            None,
-            errno.EINVAL,
-        }:  # bz2's has none, a seek below 0 this
+        if isinstance(error, OSError) and error.errno not in _NOT_OF_A_DISK:
             raise
         raise TransferError(f"this is not a whole ZIP file ({error}); make it again, nothing was changed") from error
 
