@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import sqlite3
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.broker import wait_until
 from tests.daemon.results import make
+from tests.disks import fill_up, mount, small_disk
 
 from lineward.daemon.ledger import Ledger
 
@@ -19,27 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def mount(*words: str) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    done = subprocess.run(["mount", *words], check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"mounting does not work here: {done.stderr.strip()}")
-
-
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk))
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def fill_up(path: Path) -> None:
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while file.write(b"x" * 4096):
-            pass
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
 def record_many(ledger: Ledger, count: int) -> None:
@@ -47,17 +29,17 @@ def record_many(ledger: Ledger, count: int) -> None:
         ledger.record(make())
 
 
-def test_a_full_disk_never_stops_the_line(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_never_stops_the_line(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     """On a full disk rows wait in memory, are offered for publishing, and are written in order once there is room."""
-    ledger = Ledger(small_disk)
+    ledger = Ledger(disk)
     record_many(ledger, 20)
-    fill_up(small_disk / "ballast")
+    fill_up(disk / "ballast")
     record_many(ledger, 100)
     assert "is full: free some space" in ledger.trouble
     assert ledger.counts()["in_memory"] > 0
     assert [row.seq for row in ledger.unacknowledged(0, 1000)] == list(range(1, 121))
     ledger.acknowledge(range(1, 61))
-    (small_disk / "ballast").unlink()
+    (disk / "ballast").unlink()
     wait_until(lambda: not ledger.trouble, what="recovery")
     record_many(ledger, 1)
     assert [row.seq for row in ledger.rows()] == list(range(1, 122))
@@ -66,32 +48,32 @@ def test_a_full_disk_never_stops_the_line(small_disk: Path, caplog: pytest.LogCa
     assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
 
 
-def test_numbers_survive_a_kill_while_the_disk_is_full(small_disk: Path) -> None:
+def test_numbers_survive_a_kill_while_the_disk_is_full(disk: Path) -> None:
     """Numbers of rows that never reached the disk are not used again after a restart."""
-    ledger = Ledger(small_disk)
+    ledger = Ledger(disk)
     record_many(ledger, 5)
-    fill_up(small_disk / "ballast")
+    fill_up(disk / "ballast")
     record_many(ledger, 100)
-    in_place = (small_disk / "ledger.seq").read_bytes()
+    in_place = (disk / "ledger.seq").read_bytes()
     ledger.close()
-    (small_disk / "ledger.seq").write_bytes(in_place)  # as a kill before the close would have left it
-    (small_disk / "ballast").unlink()
-    ledger = Ledger(small_disk)
+    (disk / "ledger.seq").write_bytes(in_place)  # as a kill before the close would have left it
+    (disk / "ballast").unlink()
+    ledger = Ledger(disk)
     assert ledger.record(make()).seq == 106
     ledger.close()
 
 
-def test_a_read_only_disk_never_stops_the_line(small_disk: Path) -> None:
+def test_a_read_only_disk_never_stops_the_line(disk: Path) -> None:
     """A folder that is read-only at the start gives results numbers that follow, and rows once it can be written."""
-    ledger = Ledger(small_disk)
+    ledger = Ledger(disk)
     record_many(ledger, 3)
     ledger.close()
-    mount("-o", "remount,ro", str(small_disk))
-    ledger = Ledger(small_disk)
+    mount("-o", "remount,ro", str(disk))
+    ledger = Ledger(disk)
     assert "cannot be written: check" in ledger.trouble
     assert ledger.record(make()).seq == 4
     assert 4 in [row.seq for row in ledger.unacknowledged(0, 10)]
-    mount("-o", "remount,rw", str(small_disk))
+    mount("-o", "remount,rw", str(disk))
     wait_until(lambda: not ledger.trouble, what="recovery")
     assert [row.seq for row in ledger.rows()] == [1, 2, 3, 4]
     ledger.close()

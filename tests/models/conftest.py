@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+from tests.models.foreign import autoencoder
 
 from lineward.models.quick import train_quick
 from lineward.models.session import Session
@@ -134,3 +135,9 @@ def unprivileged() -> Callable[[], AbstractContextManager[None]]:
             os.seteuid(before)
 
     return context
+
+
+@pytest.fixture(scope="session")
+def from_onnx_helper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An anomaly map and a score, of a model that was put together by hand."""
+    return autoencoder(tmp_path_factory.mktemp("helper"))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+from tests.disks import small_disk
 
 from lineward.images import ImageFileError
 from lineward.models import features
@@ -113,21 +113,14 @@ def test_progress_reaches_the_end(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """Give a folder on a disk of 64 kB; the features of an image take 40 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "64k") as folder:
+        yield folder
 
 
 def test_a_full_cache_costs_time_and_nothing_else(
-    small_disk: Path,
+    disk: Path,
     make_parts: Callable[..., Path],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -136,15 +129,15 @@ def test_a_full_cache_costs_time_and_nothing_else(
     """Rule: features and facts are the same, nothing half-written stays, and one warning names folder and remedy."""
     monkeypatch.setattr(features, "_full_said", threading.Lock())
     items = sources(tmp_path)
-    here, elsewhere = store(small_disk), store(tmp_path / "roomy")
+    here, elsewhere = store(disk), store(tmp_path / "roomy")
     assert (here.extract(items) == elsewhere.extract(items)).all()
     assert (here.cells(items, deep=True) == elsewhere.cells(items, deep=True)).all()
     with pytest.raises(OSError, match="No space"):
-        (small_disk / "rest").write_bytes(bytes(64 * 1024))
+        (disk / "rest").write_bytes(bytes(64 * 1024))
     folder = make_parts(tmp_path / "parts", good=12, defects={"spot": 4})
-    assert read_dataset(folder, cache_dir=small_disk).items == read_dataset(folder).items
-    assert not list(small_disk.rglob(".partial-*"))
+    assert read_dataset(folder, cache_dir=disk).items == read_dataset(folder).items
+    assert not list(disk.rglob(".partial-*"))
     (warning,) = caplog.messages
-    assert warning.startswith(f"{small_disk}/features/")
+    assert warning.startswith(f"{disk}/features/")
     assert "No space left on device" in warning
     assert "XDG_CACHE_HOME" in warning

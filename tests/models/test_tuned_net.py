@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
+from tests.disks import small_disk
 
 from lineward.images import ImageFileError
 from lineward.models.backbone import EfficientNetLite0
@@ -39,17 +39,10 @@ def maps(folder: Path, scratch: Path | None, *, spoil: bool = False) -> NDArray[
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """Give a folder on a disk of 48 kB; two views of an image take 10 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48k", "none", str(folder)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "48k") as folder:
+        yield folder
 
 
 def test_maps_in_a_file_are_those_in_memory(tmp_path: Path) -> None:
@@ -62,9 +55,9 @@ def test_maps_in_a_file_are_those_in_memory(tmp_path: Path) -> None:
     assert (found == maps(tmp_path, None)).all()
 
 
-def test_a_full_disk_is_said_before_it_is_written_to(small_disk: Path) -> None:
+def test_a_full_disk_is_said_before_it_is_written_to(disk: Path) -> None:
     """Rule: one line names the folder, how much is wanted and how to choose another; nobody is killed."""
-    scratch = small_disk / "scratch"
+    scratch = disk / "scratch"
     scratch.mkdir()
     with pytest.raises(DatasetError, match=r"disk: no room for 1 MB .*No space left on device.*TMPDIR"):
         _unnamed(scratch, (2, 20, 40, 8, 8))

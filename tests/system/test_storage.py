@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.broker import wait_until
+from tests.disks import fill_up, mount, small_disk
 from tests.system.line import heard_in_order
 
 from lineward.daemon.thumbnails import ThumbnailReader
@@ -33,27 +32,10 @@ def disk_mb() -> int:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, disk_mb: int) -> Iterator[Path]:
+def disk(tmp_path: Path, disk_mb: int) -> Iterator[Path]:
     """A file system of a few megabytes."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={disk_mb}m", "lineward-test", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
+    with small_disk(tmp_path / "disk", f"{disk_mb}m") as folder:
+        yield folder
 
 
 def changes(hear: Subscriber, name: str) -> list[bool]:
@@ -64,20 +46,20 @@ def changes(hear: Subscriber, name: str) -> list[bool]:
 
 @pytest.mark.parametrize("keep_per_hour", [0, 200], ids=["results", "results_and_images"])
 def test_a_full_disk_does_not_stop_the_line(
-    line: Callable[..., Line], small_disk: Path, broker: Mosquitto, hear: Subscriber, keep_per_hour: int
+    line: Callable[..., Line], disk: Path, broker: Mosquitto, hear: Subscriber, keep_per_hour: int
 ) -> None:
     """With no byte left every part is still answered; with room again all rows are written and the alarm is cleared."""
     review = {"keep_per_hour": keep_per_hour}
-    made = line(port=broker.port, camera=CAMERA, storage={"root": str(small_disk)}, review=review).start()
+    made = line(port=broker.port, camera=CAMERA, storage={"root": str(disk)}, review=review).start()
     made.wait_log("#5 ")
-    fill(small_disk / "filler")
+    fill_up(disk / "filler")
     wait_until(lambda: changes(hear, "storage") == [True], 30, "alarm storage")
     assert "full" in hear.on("alarm")[-1].json["storage"]["text"]
     count = len(hear.on("result"))
     wait_until(lambda: len(hear.on("result")) >= count + 40, 20, "results with a full disk")
-    (small_disk / "filler").unlink()
+    (disk / "filler").unlink()
     if keep_per_hour:  # the images may have filled the little disk themselves
-        shutil.rmtree(small_disk / "images", ignore_errors=True)
+        shutil.rmtree(disk / "images", ignore_errors=True)
     wait_until(lambda: changes(hear, "storage")[:2] == [True, False], 20, "alarm cleared")
     code, _ = made.end()
     assert code == 0, made.log
@@ -92,16 +74,16 @@ def test_a_full_disk_does_not_stop_the_line(
 
 @pytest.mark.parametrize("disk_mb", [200])
 def test_at_95_percent_images_make_room_and_inspection_goes_on(
-    line: Callable[..., Line], small_disk: Path, broker: Mosquitto, hear: Subscriber
+    line: Callable[..., Line], disk: Path, broker: Mosquitto, hear: Subscriber
 ) -> None:
     """Rule: an alarm is raised before the disk is full, small pictures go at once, and answers are still written."""
     camera = {**CAMERA, "rate_hz": 5}  # a part takes some 15 kB until the log begins anew: the room lasts for minutes
-    made = line(port=broker.port, camera=camera, storage={"root": str(small_disk)}, review={"thumbnail_share": 1.0})
+    made = line(port=broker.port, camera=camera, storage={"root": str(disk)}, review={"thumbnail_share": 1.0})
     made.start()
-    reader = ThumbnailReader(small_disk)
+    reader = ThumbnailReader(disk)
     wait_until(lambda: reader.newest(1) != [], 60, "a small picture")
-    usage = os.statvfs(small_disk)
-    with (small_disk / "filler").open("wb") as file:
+    usage = os.statvfs(disk)
+    with (disk / "filler").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, (usage.f_bavail - usage.f_blocks * 3 // 100) * usage.f_frsize)
     wait_until(lambda: changes(hear, "disk") == [True], 30, "alarm disk")
     assert "make room there, or lower storage.max_gb" in hear.on("alarm")[-1].json["disk"]["text"]
@@ -110,7 +92,7 @@ def test_at_95_percent_images_make_room_and_inspection_goes_on(
     wait_until(lambda: len(hear.on("result")) >= count + 10, 30, "results on a disk that is nearly full")
     assert reader.newest(1) == []
     assert changes(hear, "storage") == [], "the ledger has room"
-    (small_disk / "filler").unlink()
+    (disk / "filler").unlink()
     wait_until(lambda: changes(hear, "disk") == [True, False], 30, "alarm cleared")
     wait_until(lambda: reader.newest(1) != [], 30, "small pictures again")
     assert made.end()[0] == 0
@@ -120,20 +102,20 @@ def test_at_95_percent_images_make_room_and_inspection_goes_on(
 
 
 def test_a_read_only_folder_does_not_stop_the_line(
-    line: Callable[..., Line], small_disk: Path, broker: Mosquitto, hear: Subscriber
+    line: Callable[..., Line], disk: Path, broker: Mosquitto, hear: Subscriber
 ) -> None:
     """A folder that cannot be written from the start: answers go out, one alarm says what to do, one warning."""
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    made = line(port=broker.port, camera={**CAMERA, "limit": 40}, storage={"root": str(small_disk / "deep")}).start()
+    mount("-o", "remount,ro", str(disk))
+    made = line(port=broker.port, camera={**CAMERA, "limit": 40}, storage={"root": str(disk / "deep")}).start()
     assert made.wait(30) == 0, made.log
     assert "Traceback" not in made.log
     wait_until(lambda: len(hear.on("result")) == 40, what="all results")
     assert hear.seqs() == list(range(1, 41))
     assert changes(hear, "storage") == [True]
     alarm = hear.on("alarm")[-1].json["storage"]
-    assert str(small_disk) in alarm["text"]
+    assert str(disk) in alarm["text"]
     assert "check" in alarm["text"], "it says what to do"
-    assert len(made.lines(f"WARNING .*{small_disk}.*cannot be written")) == 1, made.log
+    assert len(made.lines(f"WARNING .*{disk}.*cannot be written")) == 1, made.log
 
 
 def test_trouble_from_the_start_on_is_told_before_any_part(

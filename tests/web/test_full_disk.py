@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse
-from tests.daemon.test_ledger_trouble import fill_up, mount
+from tests.disks import fill_up, small_disk
 from tests.web.kit import PASSWORDS, ReviewPage
 
 from lineward.daemon.web import people as module
@@ -29,11 +28,8 @@ SHIFT_S = 13 * 3600.0
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "storage"
-    disk.mkdir()
-    mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk))
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with small_disk(tmp_path / "storage", "4m") as disk:
+        yield disk
 
 
 @pytest.fixture
