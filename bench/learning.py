@@ -1,7 +1,8 @@
 """What training reaches on real images, split by part: quick and full tier, several sizes, and added defect types.
 
 Outer splits: 70 % of the parts of each kind train, the rest are judged; everything else is chosen inside the training
-part. Beside it the peers' way without labels: distance to the nearest good image in feature space.
+part. With `--folds K` the parts are divided into K instead, and each is judged once by a training on the others.
+Beside it the peers' way without labels: distance to the nearest good image in feature space.
 
 The tiers `good-only` and `made-up` train on good images alone, and with made-up defects beside them.
 
@@ -85,12 +86,21 @@ class Row:
 
 def outer_split(dataset: Dataset, seed: int) -> tuple[list[int], list[int]]:
     """Divide by part, 30 % of the parts of each kind for the test."""
+    return _divided(dataset, seed, lambda parts: parts[: round(TEST_SHARE * len(parts))])
+
+
+def fold_split(dataset: Dataset, fold: int, folds: int) -> tuple[list[int], list[int]]:
+    """Divide by part into ``folds`` tests that hold every part once; ``fold`` is the test of this one."""
+    return _divided(dataset, 500, lambda parts: parts[fold::folds])
+
+
+def _divided(dataset: Dataset, seed: int, take: Callable[[list[int]], list[int]]) -> tuple[list[int], list[int]]:
     random = np.random.default_rng(seed)
     labels, groups = dataset.labels, dataset.groups
     test: set[int] = set()
     for kind in (False, True):
         parts = sorted({g for g in groups.tolist() if (labels[groups == g].mean() > 0.5) == kind})
-        test |= {int(g) for g in random.permutation(parts)[: round(TEST_SHARE * len(parts))]}
+        test |= set(take(random.permutation(parts).tolist()))
     inside = [i for i, g in enumerate(groups.tolist()) if g not in test]
     return inside, [i for i, g in enumerate(groups.tolist()) if g in test]
 
@@ -151,9 +161,11 @@ def nearest_good(
     return auroc(labels, scores), detection_at(labels, scores, 0.02), detection_at(labels, scores, 0.05)
 
 
-def run_split(dataset: Dataset, name: str, size: str, tier: str, *, seed: int, cache: Path) -> list[Row]:
+def run_split(
+    dataset: Dataset, name: str, size: str, tier: str, *, seed: int, cache: Path, folds: int = 0
+) -> list[Row]:
     """Train on one outer split and judge its test part; with the baseline beside the quick tier."""
-    inside, outside = outer_split(dataset, seed)
+    inside, outside = fold_split(dataset, seed, folds) if folds else outer_split(dataset, seed)
     chosen = limited(dataset, inside, *SIZES[size], seed)
     if tier in {GOOD_ONLY, MADE_UP}:
         chosen = [i for i in chosen if not dataset.items[i].defective]
@@ -234,7 +246,7 @@ def table(rows: list[Row]) -> list[str]:
     for row in rows:
         cases[row.set, row.size, row.tier].append(row)
     lines = [
-        "| set | training | tier | splits | " + " | ".join(NUMBERS) + " | ece, splits together |",
+        "| set | training | tier | splits | " + " | ".join(NUMBERS) + " | splits together: auroc, det2, det5, ece |",
         "| --- " * (5 + len(NUMBERS)) + "|",
     ]
     for (name, size, tier), found in cases.items():
@@ -248,9 +260,14 @@ def table(rows: list[Row]) -> list[str]:
             else:
                 cells.append(f"{values.mean():.3f} ± {values.std():.3f}")
         judged = [pair for row in found for pair in row.judged]
-        cells.append(f"{calibration_error(*_columns(judged)):.3f}" if judged else "-")
+        cells.append(_together(*_columns(judged)) if judged else "-")
         lines.append(f"| {name} | {size} | {tier} | {len(found)} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _together(labels: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> str:
+    found = [auroc(labels, probabilities), *(detection_at(labels, probabilities, limit) for limit in (0.02, 0.05))]
+    return ", ".join(f"{value:.3f}" for value in [*found, calibration_error(labels, probabilities)])
 
 
 def _columns(judged: list[tuple[float, bool]]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -299,6 +316,7 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(SIZES))
     parser.add_argument("--tiers", default="quick", help="quick, full, good-only, made-up")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--folds", type=int, default=0, help="Judge each part once, in so many trainings.")
     parser.add_argument("--types", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "lineward-bench-features")
@@ -313,13 +331,13 @@ def main() -> None:
     types: list[dict[str, object]] = []
     for name in asked.sets.split(","):
         dataset = read_dataset(root / name, cache_dir=asked.cache)
-        for seed in range(asked.seeds):
+        for seed in range(asked.folds or asked.seeds):
             if asked.types:
                 types += run_types(dataset, name, seed, asked.cache)
                 continue
             for size in asked.sizes.split(","):
                 for tier in asked.tiers.split(","):
-                    rows += run_split(dataset, name, size, tier, seed=seed, cache=asked.cache)
+                    rows += run_split(dataset, name, size, tier, seed=seed, cache=asked.cache, folds=asked.folds)
                     done = rows[-1 if tier != "quick" else -2]
                     print(json.dumps(asdict(done) | {"judged": len(done.judged)}), file=sys.stderr, flush=True)
     if asked.json:

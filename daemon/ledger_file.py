@@ -60,8 +60,10 @@ CREATE TABLE images (
     kind TEXT NOT NULL,
     created_ns INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX images_by_age ON images (created_ns);
 """
+
+_IMAGES_BY_NUMBER = "CREATE INDEX IF NOT EXISTS images_by_number ON images (seq);"
+"""Oldest first by number: a wall clock is set back and forth, and on a machine without a battery begins anew."""
 
 _SINCE_2 = """
 CREATE TABLE triggers (            -- what was asked for; one without a row in `results` was never answered
@@ -130,12 +132,14 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA wal_autocheckpoint = 0")  # never in the loop's thread: it would wait for the disk
     if version == 0:
-        db.executescript(f"BEGIN; {_TABLES} {_SINCE_2} PRAGMA user_version = {SCHEMA}; COMMIT;")
+        db.executescript(f"BEGIN; {_TABLES} {_IMAGES_BY_NUMBER} {_SINCE_2} PRAGMA user_version = {SCHEMA}; COMMIT;")
         return
     if version == 1:
         db.executescript(
             f"BEGIN; ALTER TABLE results ADD COLUMN trigger_no INTEGER; {_SINCE_2} PRAGMA user_version = 2; COMMIT;"
         )
+    with contextlib.suppress(sqlite3.OperationalError):  # without room for it the oldest are found all the same
+        db.execute(_IMAGES_BY_NUMBER)
     if path.stat().st_size <= CHECKED_AT_START_BYTES:
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":

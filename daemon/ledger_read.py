@@ -286,7 +286,7 @@ class LedgerReader:
         """Return the oldest kept images, of a kind or of all, oldest first."""
         sql = (
             "SELECT id, seq, path, bytes, kind, created_ns FROM images WHERE ? IS NULL OR kind = ?"
-            " ORDER BY created_ns, id LIMIT ?"
+            " ORDER BY seq, id LIMIT ?"
         )
         return [ImageRow(*row) for row in self._fetch(sql, (kind, kind, count))]
 
@@ -294,6 +294,6 @@ class LedgerReader:
         """Return the newest kept images, newest first."""
         sql = (
             "SELECT id, seq, path, bytes, kind, created_ns FROM images WHERE ? IS NULL OR kind = ?"
-            " ORDER BY created_ns DESC, id DESC LIMIT ?"
+            " ORDER BY seq DESC, id DESC LIMIT ?"
         )
         return [ImageRow(*row) for row in self._fetch(sql, (kind, kind, newest))]

@@ -71,6 +71,22 @@ def test_the_random_sample_has_a_quota_of_its_own(
     assert not quota.make_room("pass", 4 * passed[0].bytes), "an image beyond the whole quota finds no room"
 
 
+def test_the_oldest_is_the_one_with_the_lowest_number(
+    tmp_path: Path, ledger: Ledger, make_result: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: images of a wall clock that was ahead, and was set back later, are not the newest for ever."""
+    true_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: true_ns() + 10 * 365 * 86_400 * 10**9)
+    ahead = keep(tmp_path, ledger, make_result(), "review", 0)
+    monkeypatch.setattr(time, "time_ns", true_ns)
+    now = keep(tmp_path, ledger, make_result(), "review", 1)
+    assert ahead.created_ns > now.created_ns
+    assert [row.seq for row in ledger.images()] == [now.seq, ahead.seq]
+    quota = Quota(tmp_path, ledger, max_bytes=now.bytes + 10, audit_bytes=0)
+    assert quota.make_room("review", 5)
+    assert [row.seq for row in ledger.images()] == [now.seq]
+
+
 def test_a_disk_that_is_nearly_full_costs_the_sample_first_and_no_label(
     tmp_path: Path, ledger: Ledger, make_result: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
