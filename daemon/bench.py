@@ -66,8 +66,8 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
         line.use(recipe)
         if not line.source.wait_open():
             raise RuntimeError("the camera did not open")
-        per_block = -(-frames // BLOCKS)
-        meter = Meter(iter(line.source), line, wanted=WARM_UP + per_block * BLOCKS)
+        blocks = [frames // BLOCKS + (block < frames % BLOCKS) for block in range(BLOCKS)]
+        meter = Meter(iter(line.source), line, wanted=WARM_UP + frames)
         line.answers.pulse = meter
         session = recipe.session
         assert isinstance(session, Session)
@@ -83,13 +83,12 @@ def run_bench(config_path: Path | None, *, frames: int, width: int, height: int)
         bare_loop(session, prepared, WARM_UP)
         meter.clear()
         line_s = bare_s = 0.0
-        for _ in range(BLOCKS):
-            line_s += inspect_frames(per_block)
-            bare_s += bare_loop(session, prepared, per_block)
+        for count in filter(None, blocks):
+            line_s += inspect_frames(count)
+            bare_s += bare_loop(session, prepared, count)
         shape = meter.last_image.shape
         rss = rss_mb(line.camera.pid)
-        total = per_block * BLOCKS
-        return report(meter, frames=total, shape=shape, line_s=line_s, bare_s=bare_s, rss=rss)
+        return report(meter, frames=frames, shape=shape, line_s=line_s, bare_s=bare_s, rss=rss)
 
 
 class Meter:

@@ -313,7 +313,7 @@ def evaluate(
     else:
         judged = evaluate_with_progress(model, data, quiet=as_json)
     if as_json:
-        print_json(judged.to_json())
+        print_json(judged.metrics.to_json())
     else:
         for line in judged.sentences():
             typer.echo(line)

@@ -80,12 +80,23 @@ class Novelty:
 
 
 def rises(now: int, of_now: int, before: int, of_before: int) -> bool:
-    """Tell whether a count is so much higher than before that chance does this once in a million looks or less."""
+    """Tell whether a count is so much higher than before that chance does this once in a million looks or less.
+
+    What the share was before is known only as well as so many parts tell it: the count is beta-binomial.
+    """
     if of_now < RECENT or of_before < RECENT:
         return False
-    share = (before + 1) / (of_before + 2)
-    fewer = sum(math.comb(of_now, n) * share**n * (1 - share) ** (of_now - n) for n in range(now))
-    return 1 - fewer < 1e-6
+    reviews, others = before + 1, of_before - before + 1
+    whole = _log_beta(reviews, others)
+    tail = (
+        math.comb(of_now, n) * math.exp(_log_beta(n + reviews, of_now - n + others) - whole)
+        for n in range(now, of_now + 1)
+    )
+    return sum(tail) < 1e-6
+
+
+def _log_beta(a: int, b: int) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 def in_words(now: int, unlike: int, before: int, of_before: int, ago: str = "") -> str:

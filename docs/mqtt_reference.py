@@ -104,7 +104,7 @@ PLC_FIELDS = {
     "c": "Confidence times 10,000.",
     "ms": "Trigger to answer, milliseconds.",
     "tod": "Milliseconds since midnight UTC: TIME_OF_DAY of IEC 61131.",
-    "id": "Part id: printable ASCII, at most 64 characters, other characters and JSON punctuation become `_`.",
+    "id": "Part id: printable ASCII, at most 64 characters; JSON punctuation becomes `_`, other characters `?`.",
 }
 
 TOPICS = (

@@ -20,7 +20,7 @@ SHRINKAGE = 0.03
 class AnomalyModel:
     """Mahalanobis distance to the good parts in the subspace: ``|projected @ whiten + offset|``.
 
-    ``whiten`` is ``(k, k)``, ``offset`` ``(k,)``, float32.
+    ``whiten`` is ``(k, d)`` with as many directions ``d`` as are looked at, ``offset`` ``(d,)``, float32.
     """
 
     whiten: NDArray[np.float32]
@@ -38,15 +38,20 @@ class AnomalyModel:
         return graph.op("Sqrt", squared, hint="good_distance")
 
 
-def fit_anomaly(projected: NDArray[np.float32]) -> AnomalyModel:
-    """Fit on the projections ``(n, k)`` of good parts; the covariance is shrunk towards a sphere."""
-    points = projected.astype(np.float64)
+def fit_anomaly(projected: NDArray[np.float32], directions: int | None = None) -> AnomalyModel:
+    """Fit on the projections ``(n, k)`` of good parts; the covariance is shrunk towards a sphere.
+
+    ``directions`` is how many of the ``k`` are looked at. A model of few images has fewer, and in more of them new
+    parts lie further out: distances are comparable when as many are looked at.
+    """
+    points = projected[:, :directions].astype(np.float64)
     mean = points.mean(axis=0)
     covariance = np.cov(points.T, bias=True).reshape(len(mean), len(mean))
     sphere = np.trace(covariance) / len(mean)
     values, vectors = np.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * sphere * np.eye(len(mean)))
     whiten = vectors / np.sqrt(np.maximum(values, 1e-12))
-    return AnomalyModel(whiten.astype(np.float32), (-mean @ whiten).astype(np.float32))
+    rest = np.zeros((projected.shape[1] - len(mean), len(mean)))
+    return AnomalyModel(np.concatenate([whiten, rest]).astype(np.float32), (-mean @ whiten).astype(np.float32))
 
 
 def append_ranks(graph: Graph, scores: str, ranks: Ranks) -> str:

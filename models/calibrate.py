@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ANOMALY_KNOTS = 64
+STEEPEST = 1e-4
+"""Least width of a step between two knots, in distances from the median to the most unusual part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,10 @@ def fit_ranks(scores: NDArray[np.float64]) -> Ranks:
     shares = np.clip(levels, 0.0, 1 - 0.5 / n)
     reach = max(float(ordered[-1] - np.median(ordered)), 1e-9 + 1e-6 * abs(float(ordered[-1])))
     beyond = knots[-1] + reach
-    rising = np.insert(np.diff(knots) > 1e-9 * reach, 0, True)  # of equal knots the first one counts
+    rising = [0]  # of knots that are nearly equal the first counts: on a steep step float32 ends on the other side
+    for place, knot in enumerate(knots):
+        if knot - knots[rising[-1]] > STEEPEST * reach:
+            rising.append(place)
     knots, shares = knots[rising], shares[rising]
     if shares[-1] < 1 - 0.5 / n:  # several parts share the largest score: just above it all look more usual
         knots, shares = np.append(knots, knots[-1] + 1e-3 * reach), np.append(shares, 1 - 0.5 / n)

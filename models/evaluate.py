@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -63,10 +63,6 @@ class Judged:
             "counts as a review and is left out of AUROC, detection and calibration error."
         )
         return [*self.metrics.sentences(), without]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures and, as ``without_number``, on how many images the model gave no number."""
-        return {**self.metrics.to_json(), "without_number": int((~np.isfinite(self.probabilities)).sum())}
 
 
 def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], None] | None = None) -> Evaluation:

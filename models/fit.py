@@ -225,13 +225,16 @@ def fit_quick(
         scores["logistic"][outside] = separate(known, labels[inside]).decision_function(asked.astype(np.float64))
         scores["kernel"][outside] = fit_kernel(known, labels[inside], seed).score_projected(asked)
         distances[outside] = fit_anomaly(known[~labels[inside], :COMPONENTS])(asked[:, :COMPONENTS])
-        return fold
+        return int(known.shape[1])
 
     with workers(store.threads, "heads") as pool:
         whole = pool.submit(_fit_pooled, pooled, labels, seed)
-        for fold in pool.map(cross, range(number)):
-            progress(fold + 1, steps)
-        scaler, space, heads, anomaly = whole.result()
+        directions = COMPONENTS
+        for done, found_there in enumerate(pool.map(cross, range(number)), 1):
+            directions = min(directions, found_there)
+            progress(done, steps)
+        scaler, space, heads, projected = whole.result()
+    anomaly = fit_anomaly(projected[~labels, :COMPONENTS], directions)
     patches = fit_patches(store, sources, labels, folds, seed)
     progress(number + 2, steps)
     found: dict[str, LocalModel] = {}
@@ -345,14 +348,14 @@ def _choose(
 
 def _fit_pooled(
     pooled: NDArray[np.float32], labels: NDArray[np.bool_], seed: int
-) -> tuple[Scaler, Subspace, dict[str, Head], AnomalyModel]:
+) -> tuple[Scaler, Subspace, dict[str, Head], NDArray[np.float32]]:
     scaler = fit_scaler(pooled)
     space, projected = fit_subspace(scaler(pooled), seed)
     heads: dict[str, Head] = {
         "logistic": fit_logistic(space, projected, labels),
         "kernel": fit_kernel(projected, labels, seed),
     }
-    return scaler, space, heads, fit_anomaly(projected[~labels, :COMPONENTS])
+    return scaler, space, heads, projected
 
 
 def _fit_blend(scores: dict[str, NDArray[np.float64]], labels: NDArray[np.bool_]) -> Blend:

@@ -26,7 +26,7 @@ from lineward.models.heads import (
 from lineward.models.metrics import rate, rate_of_parts
 from lineward.models.patches import fit_patch_distance
 from lineward.models.records import Promise, Risk
-from lineward.models.verdict import Thresholds, decide
+from lineward.models.verdict import Decision, Thresholds, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,10 +71,12 @@ def fit_good_only(
     names = ("anomaly", "logistic", "kernel") if made else ("anomaly",)
     scores = {name: np.empty(len(pooled)) for name in names}
     distances = np.empty(len(pooled))
+    directions = COMPONENTS
     for fold in range(number):
         inside = folds != fold
         known = _with_made_up(pooled[inside], made, made.folds != fold if made else None)
         there, asked = project_apart(known, pooled[~inside], seed)
+        directions = min(directions, there.shape[1])
         distances[~inside] = fit_anomaly(there[: inside.sum(), :COMPONENTS])(asked[:, :COMPONENTS])
         if made:
             defective = np.arange(len(known)) >= inside.sum()
@@ -115,13 +117,13 @@ def fit_good_only(
         head_name="good-only + made-up defects" if made else "good-only",
         candidates={},
         platt=ramp,
-        anomaly=fit_anomaly(projected[: len(pooled), :COMPONENTS]),
+        anomaly=fit_anomaly(projected[: len(pooled), :COMPONENTS], directions),
         ranks=fit_ranks(distances),
         patches=patches.model,
         locals={},
         types=None,
         thresholds=bands,
-        promise=_promise(ramp(blended), bands, risk, groups),
+        promise=_promise(ramp(blended), decisions, bands, risk, groups),
         folds=number,
         ece=0.0,
         crossfit=Crossfit(probabilities, anomalies, tuple(decisions)),
@@ -147,11 +149,17 @@ def _bands(scores: NDArray[np.float64], risk: Risk) -> tuple[Platt, Thresholds]:
     return ramp, Thresholds(float(ramp(np.array(unusual))), FAIL_PROBABILITY, 1.0 - risk.max_unlike_training)
 
 
-def _promise(probabilities: NDArray[np.float64], bands: Thresholds, risk: Risk, groups: NDArray[np.int64]) -> Promise:
+def _promise(
+    probabilities: NDArray[np.float64],
+    decisions: list[Decision],
+    bands: Thresholds,
+    risk: Risk,
+    groups: NDArray[np.int64],
+) -> Promise:
     n = len(probabilities)
     false_reject = rate_of_parts(probabilities >= bands.fail_from, probabilities, groups)
-    in_band = (probabilities >= bands.pass_below) & (probabilities < bands.fail_from)
-    review = rate_of_parts(in_band, probabilities, groups)
+    sent = np.array([decision is Decision.REVIEW for decision in decisions])
+    review = rate_of_parts(sent, probabilities, groups)
     text = (
         f"trained without any defective part: nothing is known about escapes; what is more unusual than "
         f"{1 - risk.max_unlike_training:.0%} of the good parts goes to review (good parts sent there: "

@@ -6,6 +6,7 @@ has seen. Their error follows ``a * n ** -b + c`` as a rule; how far that can be
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -130,8 +131,14 @@ class LearningCurve:
 
     def best_need(self) -> Need | None:
         """Return what would help most, when that can be told from noise."""
-        sure = [need for need in self.needs if need.lost > 0.02 and need.lost > 2 * need.spread]
-        return max(sure, key=lambda need: need.lost, default=None)
+        if not self.needs:
+            return None
+        first, *others = sorted(self.needs, key=lambda need: -need.lost)
+        if first.lost <= max(0.02, 2 * first.spread):
+            return None
+        # What the next one loses may be as much: a winner is named when the two differ by more than their noise.
+        close = [need for need in others if first.lost - need.lost <= 2 * math.hypot(first.spread, need.spread)]
+        return None if close else first
 
 
 def _share(value: float) -> str:

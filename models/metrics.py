@@ -92,9 +92,14 @@ def rate_of_parts(hits: NDArray[np.bool_], scores: NDArray[np.float64], parts: N
     """Return the share of hits among images with a 95 % interval for other parts, not for other pictures of these.
 
     Images of one part resemble each other, so the interval is that of fewer images: their number is divided by the
-    design effect of the scores (Kish), and the exact interval is taken at that number (Korn and Graubard 1998).
+    design effect of the scores (Kish), and the exact interval is taken at that number (Korn and Graubard 1998). A
+    few odd parts may carry all hits while the scores of the others hardly resemble each other: the larger effect is
+    taken.
     """
-    return rate(int(hits.sum()), len(hits), design_effect(scores, parts))
+    effect = design_effect(scores, parts)
+    if 0 < hits.sum() < len(hits):
+        effect = max(effect, design_effect(hits.astype(np.float64), parts))
+    return rate(int(hits.sum()), len(hits), effect)
 
 
 def design_effect(scores: NDArray[np.float64], parts: NDArray[np.int64]) -> float:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lineward.models.bundle import BundleError, load_bundle
-from lineward.models.store_check import digest_line, verified, what_to_do
+from lineward.models.store_check import check_parity, digest_line, verified, what_to_do
 from lineward.models.store_files import (
     CURRENT,
     PRODUCT,
@@ -211,6 +211,7 @@ def add(root: Path, path: Path, *, who: str | None = None) -> Entry:
         store cannot be written to.
     """
     bundle = load_bundle(path)
+    check_parity(path, bundle)
     product, version = bundle.manifest.product, bundle.manifest.version
     _check_name("product", product, PRODUCT, path)
     _check_name("version", version, VERSION, path)

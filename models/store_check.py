@@ -36,7 +36,17 @@ def verified(path: Path) -> Bundle:
             f"{path}: it says that it is {bundle.manifest.product} {bundle.manifest.version}; it was renamed by hand: "
             f"{_ADD_AGAIN}, or promote another version"
         )
+    check_parity(path, bundle)
     return bundle
+
+
+def check_parity(path: Path, bundle: Bundle) -> None:
+    """Refuse a model that does not say what its training said; raises `StoreError`."""
+    if not bundle.manifest.parity.verdicts_equal:
+        raise StoreError(
+            f"{path}: its manifest says that it gives other verdicts than its training; it must not judge parts: train "
+            "or import it again"
+        )
 
 
 def _digest_beside(path: Path) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import betabinom
 
-from lineward.daemon.novelty import LOOK_BACK, RECENT, Novelty
+from lineward.daemon.novelty import LOOK_BACK, RECENT, Novelty, rises
 
 USUAL, NEW = 0.05, 0.5
 """Shares of parts that go to review."""
@@ -33,6 +34,14 @@ def test_many_more_reviews_than_before_are_said_within_sixty_parts() -> None:
     assert f"of {RECENT} parts went to review" in text
     assert "unlike anything in training; before, it was" in text
     assert "label some of them on the page Review and train a new model" in text
+
+
+def test_few_parts_before_tell_little() -> None:
+    """Rule: a share that is known from sixty parts must be exceeded by more than one that is known from thousands."""
+    first = {before: next(n for n in range(RECENT) if rises(n, RECENT, before // 10, before)) for before in (60, 3000)}
+    assert first[3000] == betabinom.isf(1e-6, RECENT, 301, 2701) + 1
+    assert first[60] == betabinom.isf(1e-6, RECENT, 7, 55) + 1
+    assert first[60] > first[3000] + 5
 
 
 @pytest.mark.parametrize("share", [0.0, USUAL, 0.4])

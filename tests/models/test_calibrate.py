@@ -179,6 +179,26 @@ def test_pictures_of_one_part_are_not_taken_for_parts() -> None:
     assert rate_of_parts(hits & False, alike, parts).high == pytest.approx(rate(0, 100).high)
 
 
+def test_a_score_that_many_parts_share_ranks_the_same_in_float32() -> None:
+    """Rule: a quantile that falls beside a shared score makes no step on which rounding decides the rank."""
+    random = np.random.default_rng(4)
+    for n in range(20, 120):
+        scores = 0.1 + 0.07 * random.integers(0, 6, n).astype(float)
+        ranks = fit_ranks(scores)
+        rounded = scores.astype(np.float32).astype(float)
+        assert np.abs(ranks(rounded) - ranks(scores)).max() < 1e-3
+
+
+def test_a_few_odd_parts_are_not_taken_for_many_pictures() -> None:
+    """Rule: where some parts fail as a whole and the others' pictures differ freely, the stated bound holds as well."""
+    random = np.random.default_rng(2)
+    parts, broken = np.repeat(np.arange(60), 6), 0
+    for _ in range(200):
+        odd = np.repeat(random.random(60) < 0.1, 6)  # a tenth of all parts there will ever be
+        broken += rate_of_parts(odd, random.normal(size=360) + 4 * odd, parts).high < 0.1
+    assert broken <= 10, broken
+
+
 def test_a_stated_bound_holds_for_other_parts() -> None:
     """Rule: of lines whose pictures come in sixes, at most a few have a true share above the bound that was stated."""
     random = np.random.default_rng(1)

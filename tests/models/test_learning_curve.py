@@ -54,6 +54,16 @@ def test_the_rare_and_hard_type_is_asked_for() -> None:
     assert any("20 more crack would help most" in line for line in curve.sentences())
 
 
+def test_no_winner_is_named_among_equals() -> None:
+    """Rule: of types that are alike none is asked for; in eight sets at most one is named by chance."""
+    named = 0
+    for seed in range(8):
+        pooled, kinds = world(seed, 400, dict.fromkeys(("a", "b", "c", "d"), (25, 2.5)))
+        labels = np.array([kind is not None for kind in kinds])
+        named += learning_curve(pooled, labels, np.arange(len(labels)), kinds, splits=8).best_need() is not None
+    assert named <= 1
+
+
 def test_what_cannot_be_told_is_said() -> None:
     """With noise for features there is no forecast, from a handful of images no curve: in words."""
     random = np.random.default_rng(5)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from tests.models.conftest import part
 
 from lineward.drivers.simulated import write_dataset
 from lineward.drivers.simulation.scene import Renderer
@@ -67,6 +69,20 @@ def test_new_good_parts_are_judged_as_the_folds_said(tmp_path: Path) -> None:
     promised = made.manifest.holdout.false_reject_rate.high
     assert promised is not None
     assert sum(verdict.decision is Decision.FAIL for verdict in new) <= 40 * promised
+
+
+def test_a_model_of_good_parts_takes_new_ones_for_as_usual_as_its_own(
+    make_parts: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Rule: distances are ranked in as many directions as the folds had, and who is sent to review is counted."""
+    data = make_parts(tmp_path / "data", good=80, defects={}, first=31_000)
+    made = train_quick(data, tmp_path / "made.lward", product="plates", height=96, width=96)
+    session = Session(made.model)
+    new = [session.judge(part(32_000 + number)) for number in range(80)]
+    assert np.mean([verdict.anomaly for verdict in new]) < 0.65
+    reviewed = [verdict.decision is Decision.REVIEW for verdict in new]
+    assert np.mean(reviewed) <= made.manifest.risk.review_good.high
+    assert made.manifest.risk.review_good.value == made.manifest.holdout.review_share
 
 
 def test_manifest_tells_where_it_comes_from(trained: TrainReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -274,6 +275,26 @@ def test_not_promotable_is_promoted_by_force_only(root: Path, make: Make) -> Non
     assert store.current(root, "plates") is None
     store.promote(root, "plates", "1", force=True)
     assert "misses more cracks" in store.audit(root)[-1]["forced"]
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["added", "put there by hand"])
+def test_a_model_that_differs_from_its_training_never_judges(root: Path, make: Make, *, there: bool) -> None:
+    """Rule: a model whose export gives other verdicts is not taken in, and not put in force by force either."""
+    other = {"parity": load_bundle(make("1")).manifest.parity.model_copy(update={"verdicts_equal": False})}
+    with pytest.raises(store.StoreError, match=r"other verdicts than its training.*again"):
+        store.add(root, make("2", **other))
+    if not there:
+        assert files(root) == {}
+        return
+    entry = store.add(root, make("2"))
+    data = make("2", **other).read_bytes()
+    entry.path.write_bytes(data)
+    (beside,) = entry.path.parent.glob("*.sha256")
+    beside.write_text(f"{hashlib.sha256(data).hexdigest()}  {entry.path.name}\n")
+    with pytest.raises(store.StoreError, match="other verdicts than its training"):
+        store.promote(root, "plates", "2", force=True)
+    (listed,) = store.list_models(root, "plates")
+    assert "other verdicts" in listed.trouble
 
 
 def test_what_is_missing_is_said_with_what_is_there(root: Path, make: Make) -> None:
