@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ANOMALY_KNOTS = 64
-STEEPEST = 1e-4
+STEEPEST = 1e-3
 """Least width of a step between two knots, in distances from the median to the most unusual part."""
 
 
@@ -89,7 +89,7 @@ def fit_ranks(scores: NDArray[np.float64]) -> Ranks:
             rising.append(place)
     knots, shares = knots[rising], shares[rising]
     if shares[-1] < 1 - 0.5 / n:  # several parts share the largest score: just above it all look more usual
-        knots, shares = np.append(knots, knots[-1] + 1e-3 * reach), np.append(shares, 1 - 0.5 / n)
+        knots, shares = np.append(knots, knots[-1] + 10 * STEEPEST * reach), np.append(shares, 1 - 0.5 / n)
     return Ranks(np.append(knots, beyond), np.append(shares, 1.0))
 
 
