@@ -225,16 +225,14 @@ def fit_quick(
         scores["logistic"][outside] = separate(known, labels[inside]).decision_function(asked.astype(np.float64))
         scores["kernel"][outside] = fit_kernel(known, labels[inside], seed).score_projected(asked)
         distances[outside] = fit_anomaly(known[~labels[inside], :COMPONENTS])(asked[:, :COMPONENTS])
-        return int(known.shape[1])
+        return fold
 
     with workers(store.threads, "heads") as pool:
         whole = pool.submit(_fit_pooled, pooled, labels, seed)
-        directions = COMPONENTS
-        for done, found_there in enumerate(pool.map(cross, range(number)), 1):
-            directions = min(directions, found_there)
-            progress(done, steps)
+        for fold in pool.map(cross, range(number)):
+            progress(fold + 1, steps)
         scaler, space, heads, projected = whole.result()
-    anomaly = fit_anomaly(projected[~labels, :COMPONENTS], directions)
+    anomaly = fit_anomaly(projected[~labels, :COMPONENTS])
     patches = fit_patches(store, sources, labels, folds, seed)
     progress(number + 2, steps)
     found: dict[str, LocalModel] = {}
