@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from lineward.daemon.endpoint import why
 from lineward.daemon.line import endpoint
 from lineward.daemon.mqtt import Connection
 from lineward.daemon.recipes import DEFAULT, Recipes
-from lineward.drivers.camera import CameraError, Frame
+from lineward.drivers.camera import CameraError, Frame, NoFrameReason
 from lineward.drivers.process import CameraProcess
 from lineward.models.bundle import BundleError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lineward.daemon.config import Config
+    from lineward.drivers.camera import Camera, NoFrame
 
 FIRST_FRAME_S = 5.0
 BROKER_S = 3.0
@@ -93,7 +95,7 @@ def check_camera(config: Config) -> Finding:
         camera.start()
         if config.camera.trigger != "free_run":
             return Finding("camera", True, f"{info.name} (serial {info.serial}) opened; waits for triggers")
-        got = camera.grab(FIRST_FRAME_S)
+        got, unread = _first_frame(camera)
     except CameraError as error:
         return Finding("camera", False, str(error))
     finally:
@@ -102,7 +104,19 @@ def check_camera(config: Config) -> Finding:
         text = got.detail or f"no frame within {FIRST_FRAME_S:g} s; check trigger mode, exposure and cable"
         return Finding("camera", False, f"{info.name} (serial {info.serial}): {text}")
     height, width = got.image.shape[:2]
-    return Finding("camera", True, f"{info.name} (serial {info.serial}), {width}x{height}")
+    said = f"; {len(unread)} files before it are skipped, such as {unread[0]}" if unread else ""
+    return Finding("camera", True, f"{info.name} (serial {info.serial}), {width}x{height}{said}")
+
+
+def _first_frame(camera: Camera) -> tuple[Frame | NoFrame, list[str]]:
+    """Return the first frame, and what a replay says of the files that it skips on the way there."""
+    unread: list[str] = []
+    until = time.monotonic() + FIRST_FRAME_S
+    while True:
+        got = camera.grab(max(until - time.monotonic(), 0.0))
+        if isinstance(got, Frame) or got.reason is not NoFrameReason.BROKEN_FILE:
+            return got, unread
+        unread.append(got.detail)
 
 
 def check_broker(config: Config) -> Finding:

@@ -263,7 +263,7 @@ def train(
             help="Training folder of a similar product, whose defects --synthetic pastes.", show_default=False
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the splits.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model from labelled images and write it as one file; a line on this machine goes first."""

@@ -28,7 +28,7 @@ def check(
     curve: Annotated[
         bool, typer.Option("--curve/--no-curve", help="Fit the learning curve, which takes most of the time.")
     ] = True,
-    seed: Annotated[int, typer.Option(help="Seed of folds and splits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of folds and splits.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one machine-readable JSON value and nothing else.")
     ] = False,

@@ -103,6 +103,8 @@ def cameras(config: Config, *, runs: bool) -> Iterator[Finding]:
     """List producers and cameras, and take a picture unless a running station has the camera."""
     camera = config.camera
     mend = "check power, cable and camera.serial; then `lineward cameras`"
+    if camera.driver == "folder":
+        mend = "look into camera.folder: it needs at least one image that can be read"
     if camera.driver in {"genicam", "aravis"}:
         options = {"producers": camera.producers} if camera.driver == "genicam" else {}
         try:

@@ -279,7 +279,7 @@ def import_(
     ] = None,
     samples: Annotated[Path | None, typer.Option(help="Pictures without labels to check the wrapped model on.")] = None,
     product: Annotated[str | None, typer.Option(help="Product name; else the name of the bundle.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the splits.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Wrap a model made elsewhere (ONNX) into a bundle that says exactly what the original says."""

@@ -136,10 +136,10 @@ def _promise(
         if supported
         else "as asked, but too few images to promise it"
         if kept
-        else "not as asked: the scores of good and defective parts overlap too much"
+        else "not as asked, since the scores of good and defective parts overlap too much"
     )
     text = (
-        f"false rejects {_words(false_reject, risk.max_false_reject)}, escapes {_words(escape, risk.max_escape)}, "
+        f"on the scores that chose the thresholds: false rejects {_words(false_reject, risk.max_false_reject)}, escapes {_words(escape, risk.max_escape)}, "
         f"review of good parts {_words(review, risk.max_review)}: {verdict}"
     )
     return Promise(

@@ -187,7 +187,7 @@ def find_images(folder: Path) -> list[Path]:
     Raises
     ------
     DatasetError
-        A folder cannot be read, or a link that may be meant for one leads nowhere.
+        A folder cannot be read, or a link leads nowhere.
     """
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
@@ -209,8 +209,8 @@ def find_images(folder: Path) -> list[Path]:
                         (linked if entry.is_symlink() else real).append(path)
                     elif entry.is_file():
                         found += [path] if path.suffix.lower() in SUFFIXES else []
-                    elif entry.is_symlink() and not path.suffix:
-                        linked.append(path)  # to a folder that is not mounted now: opening it says so
+                    elif entry.is_symlink():
+                        linked.append(path)  # to what is gone or not mounted now: opening it says so
         except OSError as error:
             reason = f"cannot be read: {error.strerror or error}"
             raise DatasetError(f"{error.filename or place}: {reason}; make it readable or remove it") from error

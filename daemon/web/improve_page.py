@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import ui
 
+from lineward.daemon.label_records import FAIL, PASS
 from lineward.daemon.web import words
 from lineward.daemon.web.jobs import DONE, FULL, QUICK, RUNNING, STAGES
 from lineward.daemon.web.shell import button, div, frame, markup, say, table, text, thumb
 from lineward.daemon.web.thresholds import Dial
+from lineward.daemon.web.trainingset import held_out
 from lineward.models import store
 
 if TYPE_CHECKING:
@@ -164,12 +166,7 @@ class Improve:
 
     async def _draw(self, job: Job | None, reason: str) -> None:
         station, product = self._page.station, self._page.product
-        types = await asyncio.to_thread(station.labels.by_type, product)
-        base = station.base_data(product)
-        good = sum(n for (label, _), n in types.items() if label == "pass")
-        bad = sum(n for (label, _), n in types.items() if label == "fail")
-        source = f"with the pictures in {base}" if base else "with what the model in use was trained on"
-        self._set.set_text(f"{good} good and {bad} defective parts are labelled; they are used together {source}.")
+        self._set.set_text(await asyncio.to_thread(_planned, station, product))
         versions = await asyncio.to_thread(store.history, station.root, product)
         path = await asyncio.to_thread(station.model_path, product)
         self._now.set_text(f"In use: {versions[0] if versions else path or 'no model yet'}")
@@ -181,7 +178,7 @@ class Improve:
             if job is None or job.result is None:
                 text("Train a new model to see what it would change.", "lw-muted")
             else:
-                _draw_result(job.result)
+                _draw_result(job, job.result, station.base_data(product) is not None)
                 if job.state == DONE:
                     Dial(self._page, job)
         records = [
@@ -205,7 +202,37 @@ def _changed(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [e for e in result["shift"] if e["old"] and e["new"] and e["old"]["verdict"] != e["new"]["verdict"]]
 
 
-def _draw_result(result: dict[str, Any]) -> None:
+def _planned(station: Station, product: str) -> str:
+    """Say what a training would learn from."""
+    types = station.labels.by_type(product)
+    good = sum(n for (label, _), n in types.items() if label == PASS)
+    bad = sum(n for (label, _), n in types.items() if label == FAIL)
+    kept = len(held_out(station.labels, product))
+    base = station.base_data(product)
+    source = f"the pictures in {base}" if base else "what the model in use was trained on"
+    return (
+        f"{good} good and {bad} defective parts are labelled. {kept} of them are kept for testing, the others are"
+        f" learned together with {source}."
+    )
+
+
+def _draw_learned(job: Job, result: dict[str, Any], with_base: bool) -> None:
+    """Say what the model was made from; loudly, when little is left of the base data."""
+    text(f"Made from {result['n_good']} good and {result['n_defect']} defective pictures.", "lw-muted")
+    if not with_base or job.labelled + job.base + job.base_out == 0:
+        return
+    text(f"{job.labelled} of them were labelled here, {job.base} come from the base data.", "lw-muted")
+    if job.base_out:
+        said = f"{job.base_out} pictures of the base data were left out: pictures of their groups are kept for testing."
+        if job.base_out > job.base:
+            said += (
+                " That is most of it, and the model does not know what they show. In groups.csv of the base data each"
+                " physical part is one group; a group that is a whole batch goes with its first picture that is tested."
+            )
+        text(said, "lw-alarm lw-warning" if job.base_out > job.base else "lw-muted")
+
+
+def _draw_result(job: Job, result: dict[str, Any], with_base: bool) -> None:
     with div("lw-columns"):
         with div("lw-card"):
             text("Parts kept for testing", "lw-h3", "h3")
@@ -227,7 +254,7 @@ def _draw_result(result: dict[str, Any]) -> None:
             text("What its training says", "lw-h3", "h3")
             for sentence in (*result["sentences"], result["promise"], *(f"Note: {w}." for w in result["warnings"])):
                 text(sentence)
-            text(f"Made from {result['n_good']} good and {result['n_defect']} defective pictures.", "lw-muted")
+            _draw_learned(job, result, with_base)
     changed = _changed(result)
     text(f"Last shift: {len(changed)} of {len(result['shift'])} kept parts are judged differently", "lw-h3", "h3")
     moves: dict[tuple[str, str], int] = {}

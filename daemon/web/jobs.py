@@ -95,6 +95,7 @@ class Job:
     ended_s: float = 0.0
     labelled: int = 0
     base: int = 0
+    base_out: int = 0
     result: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
@@ -260,7 +261,7 @@ class Jobs:
         shutil.rmtree(folder / "data", ignore_errors=True)
         base = station.base_data(product)
         sets = write_sets(station.labels, product, folder / "data", base)
-        job.labelled, job.base = sets.labelled, sets.base
+        job.labelled, job.base, job.base_out = sets.labelled, sets.base, sets.base_out
         if job.kind == CHECK:
             return {"kind": CHECK, "data": str(folder / "data"), "cache": str(cache_dir())}
         old = station.model_path(product)

@@ -27,11 +27,15 @@ HELD_OUT = 5
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """What `write_sets` wrote: folder, and how many pictures there are from the page and from the base data."""
+    """What `write_sets` wrote: folder, and how many pictures there are from the page and from the base data.
+
+    ``base_out`` pictures of the base data are left out: their part is kept for testing.
+    """
 
     folder: Path
     labelled: int
     base: int
+    base_out: int
     held_out: list[Part]
 
 
@@ -69,9 +73,11 @@ def write_sets(labels: LabelStore, product: str, folder: Path, base: Path | None
     used = [part for part in parts if part.image not in out]
     count = _write_parts(labels, used, folder, groups)
     known = {labels.file(part): part.group for part in used}
-    from_base = _link_base(base, folder, groups, [labels.file(part) for part in held], known) if base is not None else 0
+    from_base, base_out = 0, 0
+    if base is not None:
+        from_base, base_out = _link_base(base, folder, groups, [labels.file(part) for part in held], known)
     write_groups(folder, groups)
-    return TrainingSet(folder, count, from_base, held)
+    return TrainingSet(folder, count, from_base, base_out, held)
 
 
 def place(part: Part) -> str:
@@ -104,8 +110,8 @@ def _write_parts(labels: LabelStore, parts: Iterable[Part], folder: Path, groups
 
 def _link_base(
     base: Path, folder: Path, groups: list[tuple[str, str, str]], held: Iterable[Path], used: Mapping[Path, str]
-) -> int:
-    """Link what the base has besides ``held`` pictures and ``used`` ones, whose parts are given."""
+) -> tuple[int, int]:
+    """Link what the base has besides ``held`` parts and ``used`` pictures, whose parts are given; count both."""
     from lineward.models.dataset import find_images  # noqa: PLC0415 - brings ONNX Runtime, which the page does without
 
     named = _base_groups(base)
@@ -114,11 +120,14 @@ def _link_base(
     twins = _copies(pictures, used)
     parts_out = {named.get(path.relative_to(base).as_posix()) for path in out} - {None}
     same_part = {named.get(path.relative_to(base).as_posix()): used[twin] for path, twin in twins.items()}
-    count = 0
+    count, left_out = 0, 0
     for path in pictures:
         file = path.relative_to(base)
         group = named.get(file.as_posix())
-        if path in out or path in twins or group in parts_out:
+        if path in twins and path not in out:
+            continue
+        if path in out or group in parts_out:
+            left_out += 1
             continue
         # Below a folder of its own, so that no name meets one of ours; the defect type stays the first folder.
         head = 1 if file.parts[0] == "good" or len(file.parts) == 2 else 2
@@ -131,7 +140,7 @@ def _link_base(
                 (name, same_part.get(group, f"base/{group}"), "good" if file.parts[0] == "good" else "defect")
             )
         count += 1
-    return count
+    return count, left_out
 
 
 def _base_groups(base: Path) -> dict[str, str]:

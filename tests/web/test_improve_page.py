@@ -107,7 +107,7 @@ def open_improve(page: Any, own: ReviewPage) -> None:
     page.set_default_timeout(120_000)
     page.goto(f"{own.url}/improve", wait_until="commit")
     page.wait_for_function("window.did_handshake === true")
-    page.wait_for_selector(".lw-card:has-text('parts are labelled; they are used together')")
+    page.wait_for_selector(".lw-card:has-text('parts are labelled.')")
 
 
 def begin(page: Any) -> None:

@@ -86,6 +86,7 @@ def test_base_data_that_is_held_out_is_not_trained_on(labels: LabelStore, tmp_pa
     assert trained == digests(base) - of_held
     assert sets.labelled == 30 - len(held)
     assert sets.base == 30 - len(held)
+    assert sets.base_out == 2 * len(held)
     files = list((tmp_path / "data").rglob("*.png"))
     assert len(files) == len(trained), "a picture that is labelled here and lies in the base counts once"
     with (tmp_path / "data" / "groups.csv").open() as table:
@@ -109,3 +110,16 @@ def test_base_data_without_a_group_is_not_one_part(labels: LabelStore, tmp_path:
     with (tmp_path / "data" / "groups.csv").open(newline="") as stream:
         found = {row["file"]: row["group"] for row in csv.DictReader(stream)}
     assert found == {"good/base/1-0.png": "base/P1", "good/base/1-1.png": "base/P1"}
+
+
+def test_a_batch_as_one_group_goes_with_its_first_picture_that_is_tested(labels: LabelStore, tmp_path: Path) -> None:
+    """Rule: how much of the base data was left out is counted, so that the page can say that little of it is left."""
+    base = tmp_path / "base"
+    pictures = write_base(base, "file,group\n")
+    (base / "groups.csv").write_text("file,group\n" + "".join(f"{name},batch\n" for name in pictures))
+    for number, data in enumerate(list(pictures.values())[:20]):
+        part = add_part(labels, number + 1, part_id=f"P{number}", picture=data)
+        labels.give(part.image, "tom", PASS)
+    sets = write_sets(labels, "bracket", tmp_path / "data", base)
+    assert sets.held_out
+    assert (sets.labelled, sets.base, sets.base_out) == (20 - len(sets.held_out), 0, 40 + len(sets.held_out))
