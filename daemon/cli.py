@@ -58,9 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fail(error)
         raise
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
+        fail(_where(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _where(error: OSError) -> str:
+    """Say which file the system refused, and what to do when it is one that Lineward keeps for itself."""
+    from lineward.daemon.progress import cache_dir
+
+    if not error.filename or not error.strerror:
+        return str(error)
+    said = f"{error.filename}: {error.strerror}"
+    if isinstance(error.filename, str) and Path(error.filename).is_relative_to(cache_dir()):
+        said += "; features of images are kept there: make it writable, or set XDG_CACHE_HOME to a folder that is"
+    return said
 
 
 def fail(error: object) -> None:

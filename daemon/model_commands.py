@@ -173,36 +173,37 @@ def _say_change(entry: Entry, before: Sequence[str], *, as_json: bool) -> None:
 
 
 def _print_table(entries: Sequence[Entry]) -> None:
+    from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Column, Table
     from rich.text import Text
 
     from lineward.models.store import not_promotable
 
-    # What has to be typed again is never cut off.
-    product, version = (
-        Column(name, no_wrap=True, min_width=max(len(getattr(entry, name)) for entry in entries))
-        for name in ("product", "version")
-    )
-    table = Table(product, version, "", "made", "tier", "AUROC", "defects found at 2 % false rejects", "state")
+    names = ("product", "version", "made", "tier", "AUROC", "found", "state")
+    table = Table(*(Column(name, no_wrap=True) for name in names), box=box.SIMPLE_HEAD, pad_edge=False)
     for entry in entries:
-        mark = "current" if entry.current else ""
+        states = ["current"] if entry.current else []
         if entry.manifest is None:
-            table.add_row(Text(entry.product), Text(entry.version), mark, "", "", "", "", "[red]damaged[/red]")
+            state = Text(", ".join([*states, "damaged"]), style="red")
+            table.add_row(Text(entry.product), Text(entry.version), "", "", "", "", state)
             continue
         held = entry.manifest.holdout
-        state = "not promotable" if not_promotable(entry.manifest) else "ok"
+        states += ["not promotable"] if not_promotable(entry.manifest) else []
         table.add_row(
             Text(entry.product),
             Text(entry.version),
-            mark,
-            Text(entry.manifest.created),
+            Text(entry.manifest.created[:10]),
             entry.manifest.tier,
             "-" if held.auroc is None else f"{held.auroc:.3f}",
             "-" if held.detection_at_2pct_fr is None else f"{held.detection_at_2pct_fr:.0%} of {held.n_defect}",
-            state,
+            ", ".join(states) or "ok",
         )
-    Console().print(table, crop=False)
+    console = Console()
+    needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    Console(width=max(needed, console.width)).print(table)  # what has to be typed again is never cut off
+    typer.echo("found: defective parts found when 2 % of the good ones are rejected")
 
 
 def _sentences(entry: Entry, versions: Sequence[str]) -> list[str]:

@@ -1,8 +1,11 @@
-"""Progress bars on a terminal, and where derived data is kept."""
+"""Progress bars on a terminal, where derived data is kept, and how long work ends when it is told to."""
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +24,17 @@ def cache_dir() -> Path:
 
 @contextmanager
 def progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Show steps ``(what, done, of)`` as bars with the remaining time on stderr; nothing when quiet or no terminal."""
+    """Show steps ``(what, done, of)`` as bars with the remaining time on stderr; nothing when quiet or no terminal.
+
+    SIGTERM ends the work inside as Ctrl-C does, so that what it had put aside for itself is removed.
+    """
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield lambda _what, _done, _of: None
+        with _tidy_end():
+            yield lambda _what, _done, _of: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bars:
+    with _tidy_end(), Progress(*columns, console=console) as bars:
         tasks: dict[str, Any] = {}
 
         def step(what: str, done: int, of: int) -> None:
@@ -36,3 +43,16 @@ def progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=of)
 
         yield step
+
+
+@contextmanager
+def _tidy_end() -> Iterator[None]:
+    """Leave by way of every ``finally`` on SIGTERM, unless somebody else answers it already."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -139,7 +139,8 @@ def _promise(
         else "not as asked, since the scores of good and defective parts overlap too much"
     )
     text = (
-        f"on the scores that chose the thresholds: false rejects {_words(false_reject, risk.max_false_reject)}, escapes {_words(escape, risk.max_escape)}, "
+        f"on the scores that chose the thresholds: false rejects {_words(false_reject, risk.max_false_reject)}, "
+        f"escapes {_words(escape, risk.max_escape)}, "
         f"review of good parts {_words(review, risk.max_review)}: {verdict}"
     )
     return Promise(

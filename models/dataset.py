@@ -232,8 +232,8 @@ def too_few(folder: Path, good: int, defect: int) -> DatasetError:
     """Return the error that says how many images are needed."""
     return DatasetError(
         f"{folder}: {good} good and {defect} defective images are too few; at least {MIN_GOOD} good ones "
-        f"are needed, and {MIN_DEFECT} defective ones or none at all (then it learns good parts only); 850 and 150 "
-        "are recommended"
+        f"are needed, and {MIN_DEFECT} defective ones or none at all (then it learns good parts only); 800 to 900 "
+        "and 100 to 200 are recommended"
     )
 
 
@@ -282,6 +282,9 @@ def _groups(
                             raise DatasetError(
                                 f"{table}: {file} has two groups, {named[file]} and {group}; leave one of the rows"
                             )
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror or error}"
+            raise DatasetError(f"{table}: {reason}; make it readable or remove it") from error
         except (KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
             raise DatasetError(f"{table}: needs columns file and group, separated by commas, in UTF-8") from error
         missing = [path for path, _ in files if _below(folder, path).strip() not in named]

@@ -272,6 +272,11 @@ def _outputs(
 
 
 def _only(path: Path, option: str, names: list[str]) -> str:
+    if not names:
+        raise ForeignModelError(
+            f"{path}: its only output is the one given with --map; a score for each class is wanted besides, or "
+            "--kind anomaly for a map alone"
+        )
     if len(names) != 1:
         raise ForeignModelError(
             f"{path}: has {len(names)} outputs ({', '.join(names)}); name the one to use with {option}"

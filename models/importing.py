@@ -153,9 +153,7 @@ def import_model(
         One line each that names what is wrong and what to do.
     """
     report: Progress = progress or (lambda _stage, _done, _total: None)
-    if samples is None and data is None:
-        raise ForeignModelError(f"{path}: pictures to try it on are needed; give --samples DIR, better --data DIR")
-    _spare_original(path, out)
+    _check_request(path, out, declared, samples=samples, data=data)
     foreign = read_foreign(path, declared)
     dataset = None
     if data is not None:
@@ -213,7 +211,12 @@ def import_model(
     return ImportReport(out, sha256, manifest, dataset is not None, tuple(warnings))
 
 
-def _spare_original(path: Path, out: Path) -> None:
+def _check_request(path: Path, out: Path, declared: Declaration, *, samples: Path | None, data: Path | None) -> None:
+    if declared.threshold is not None and (data is not None or declared.kind != "anomaly"):
+        instead = "labelled images choose the limit" if data is not None else "it is the limit of an anomaly score"
+        raise ForeignModelError(f"{path}: --threshold would change nothing, {instead}; leave it out")
+    if samples is None and data is None:
+        raise ForeignModelError(f"{path}: pictures to try it on are needed; give --samples DIR, better --data DIR")
     if out.exists() and path.exists() and out.samefile(path):
         raise ForeignModelError(f"{path}: --out names the model itself, which would be lost; give another file")
 

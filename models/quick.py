@@ -256,7 +256,8 @@ def _check_synthetic(dataset: Dataset, count: int) -> None:
     if count and real:
         raise DatasetError(
             f"{dataset.folder}: --synthetic is for a product without any defect, and there are {real} defective "
-            "images; leave it out: beside real defects made-up ones brought nothing"
+            "images, those that --base was trained on included; leave it out: beside real defects made-up ones brought "
+            "nothing"
         )
     if 0 < count < LEAST:
         raise DatasetError(f"--synthetic {count}: too few to learn from; at least {LEAST}, better 200 to 400")

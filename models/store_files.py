@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CURRENT = "current"
+NO_VERSION = "no version"
+"""In the record of decisions, where a product is found without one; versions have no spaces."""
 AUDIT = "audit.jsonl"
 MAX_HISTORY = 100
 """Promotions that `current` remembers; the audit keeps all."""
@@ -188,8 +190,9 @@ def _settle(root: Path) -> None:
             versions = read_pointer(root / "models" / product)
         except StoreError:
             continue
-        if (versions[0] if versions else "None") != version:
-            append_audit(root, "found", product, versions[0] if versions else "None", "unknown", decided=version)
+        found = versions[0] if versions else NO_VERSION
+        if found != version:
+            append_audit(root, "found", product, found, "unknown", decided=version)
 
 
 def audit(root: Path) -> list[dict[str, Any]]:

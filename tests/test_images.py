@@ -189,3 +189,52 @@ def test_a_file_is_read_by_its_content_not_by_its_suffix(tmp_path):
     (tmp_path / "b.png").write_text("not a picture")
     with pytest.raises(ImageFileError, match=r"b\.png: not an image"):
         read_image(tmp_path / "b.png")
+
+
+def colour_tiff(pixels, extra, orientation, order="<"):
+    """A TIFF as image tools write it: orientation, and a fourth sample whose kind is ``extra``."""
+    height, width, samples = pixels.shape
+    short, long = 3, 4
+    tags = [(256, short, width), (257, short, height), (258, short, None), (259, short, 1), (262, short, 2)]
+    tags += [(273, long, None), (274, short, orientation), (277, short, samples), (278, short, height)]
+    tags += [(279, long, pixels.size)] + ([(338, short, extra)] if samples == 4 else [])
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = b""
+    for tag, kind, value in tags:
+        if tag == 258:
+            entries += struct.pack(f"{order}HHII", tag, kind, samples, start)
+        elif tag == 273:
+            entries += struct.pack(f"{order}HHII", tag, kind, 1, start + 2 * samples)
+        else:
+            entries += struct.pack(f"{order}HHI" + ("Hxx" if kind == short else "I"), tag, kind, 1, value)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    return (
+        head
+        + entries
+        + struct.pack(f"{order}I", 0)
+        + struct.pack(f"{order}{samples}H", *[8] * samples)
+        + pixels.tobytes()
+    )
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("samples", "extra"), [(3, None), (4, 0), (4, 1), (4, 2)])
+def test_tiff_is_read_as_it_is_stored(samples, extra, orientation, order):
+    """Rule: the sensor's rows stay rows, and alpha is dropped, not multiplied in, whatever the tags say."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, samples), np.uint8)
+    assert (decode_image(colour_tiff(pixels, extra, orientation, order), "x") == pixels[:, :, :3]).all()
+
+
+def test_a_big_tiff_is_called_so():
+    """The message is true: the file is whole, only of another kind."""
+    with pytest.raises(ImageFileError, match=r"part\.tif: a BigTIFF file.*save it as TIFF"):
+        decode_image(b"II+\0\x08\0\0\0" + bytes(40), "part.tif")
+
+
+def test_zeros_behind_a_png_do_not_matter():
+    """A copy that was padded to whole blocks is whole; one whose end mark is missing is not."""
+    data = file_of(".png", NOISE)
+    assert (decode_image(data + bytes(10_000), "x") == decode_image(data, "x")).all()
+    with pytest.raises(ImageFileError, match="cut off"):
+        decode_image(data[:-1] + b"", "x")

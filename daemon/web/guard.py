@@ -84,7 +84,8 @@ class Guard:
         host = headers.get("host", "")
         refusal = self._refusal(scope, headers, host)
         if refusal is not None:
-            log.warning("refused %s %s from %s: %s", _method(scope), scope["path"][:200], address(scope), refusal.body)
+            said = bytes(refusal.body).decode()
+            log.warning("refused %s %s from %s: %s", _method(scope), scope["path"][:200], address(scope), said)
             await _refuse(scope, receive, send, refusal)
             return
         token = session_token(headers)

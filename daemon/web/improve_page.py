@@ -178,7 +178,7 @@ class Improve:
             if job is None or job.result is None:
                 text("Train a new model to see what it would change.", "lw-muted")
             else:
-                _draw_result(job, job.result, station.base_data(product) is not None)
+                _draw_result(job, job.result)
                 if job.state == DONE:
                     Dial(self._page, job)
         records = [
@@ -216,12 +216,11 @@ def _planned(station: Station, product: str) -> str:
     )
 
 
-def _draw_learned(job: Job, result: dict[str, Any], with_base: bool) -> None:
+def _draw_learned(job: Job, result: dict[str, Any]) -> None:
     """Say what the model was made from; loudly, when little is left of the base data."""
     text(f"Made from {result['n_good']} good and {result['n_defect']} defective pictures.", "lw-muted")
-    if not with_base or job.labelled + job.base + job.base_out == 0:
-        return
-    text(f"{job.labelled} of them were labelled here, {job.base} come from the base data.", "lw-muted")
+    if job.base or job.base_out:
+        text(f"{job.labelled} of them were labelled here, {job.base} come from the base data.", "lw-muted")
     if job.base_out:
         said = f"{job.base_out} pictures of the base data were left out: pictures of their groups are kept for testing."
         if job.base_out > job.base:
@@ -232,7 +231,7 @@ def _draw_learned(job: Job, result: dict[str, Any], with_base: bool) -> None:
         text(said, "lw-alarm lw-warning" if job.base_out > job.base else "lw-muted")
 
 
-def _draw_result(job: Job, result: dict[str, Any], with_base: bool) -> None:
+def _draw_result(job: Job, result: dict[str, Any]) -> None:
     with div("lw-columns"):
         with div("lw-card"):
             text("Parts kept for testing", "lw-h3", "h3")
@@ -254,7 +253,7 @@ def _draw_result(job: Job, result: dict[str, Any], with_base: bool) -> None:
             text("What its training says", "lw-h3", "h3")
             for sentence in (*result["sentences"], result["promise"], *(f"Note: {w}." for w in result["warnings"])):
                 text(sentence)
-            _draw_learned(job, result, with_base)
+            _draw_learned(job, result)
     changed = _changed(result)
     text(f"Last shift: {len(changed)} of {len(result['shift'])} kept parts are judged differently", "lw-h3", "h3")
     moves: dict[tuple[str, str], int] = {}

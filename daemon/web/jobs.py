@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineward.daemon.progress import cache_dir
 from lineward.daemon.review import write_whole
+from lineward.daemon.web.scratch import DATA, JOBS, OF_JOB, SCRATCH
 from lineward.daemon.web.trainingset import write_sets
 from lineward.models import store
 from lineward.models.bundle import BundleError, load_bundle
@@ -120,7 +122,7 @@ class Jobs:
 
     def __init__(self, station: Station) -> None:
         self._station = station
-        self._folder = station.root / "review" / "jobs"
+        self._folder = station.root / JOBS
         self._lock = threading.Lock()
         self._saving = threading.Lock()  # who cancels a job writes the same file as the job itself
         self._process: subprocess.Popen[bytes] | None = None
@@ -252,18 +254,20 @@ class Jobs:
                 log.exception("a training failed")
                 self._over(job, FAILED, str(error))
         finally:
-            shutil.rmtree(folder / "data", ignore_errors=True)
+            for name in OF_JOB:
+                shutil.rmtree(folder / name, ignore_errors=True)
             self._tidy(job.product)
 
     def _order(self, job: Job, folder: Path) -> dict[str, Any]:
         station = self._station
         product = job.product
-        shutil.rmtree(folder / "data", ignore_errors=True)
+        data = folder / DATA
+        shutil.rmtree(data, ignore_errors=True)
         base = station.base_data(product)
-        sets = write_sets(station.labels, product, folder / "data", base)
+        sets = write_sets(station.labels, product, data, base)
         job.labelled, job.base, job.base_out = sets.labelled, sets.base, sets.base_out
         if job.kind == CHECK:
-            return {"kind": CHECK, "data": str(folder / "data"), "cache": str(cache_dir())}
+            return {"kind": CHECK, "data": str(data), "cache": str(cache_dir())}
         old = station.model_path(product)
         since = time.time_ns() - SHIFT_NS
         shift = station.labels.parts(product, since_ns=since, limit=SHIFT_MOST)
@@ -272,7 +276,7 @@ class Jobs:
         return {
             "kind": TRAIN,
             "tier": job.tier,
-            "data": str(folder / "data"),
+            "data": str(data),
             "out": str(self.candidate(job)),
             "product": product,
             "old": str(old) if old else None,
@@ -291,12 +295,18 @@ class Jobs:
         command = [sys.executable, "-m", "lineward.daemon.web.training_job", str(folder / "order.json")]
         if ionice := shutil.which("ionice"):
             command = [ionice, "-c", "3", *command]
+        scratch = folder / SCRATCH  # a training that is killed leaves what it put aside: it goes with the job
+        scratch.mkdir(exist_ok=True)
         with self._lock:
             if job.state != RUNNING:
                 return
             with (folder / "log.txt").open("wb") as errors:
                 self._process = process = subprocess.Popen(  # noqa: S603 - our own program
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env=os.environ | {"TMPDIR": str(scratch)},
                 )
         assert process.stdout is not None
         error = ""

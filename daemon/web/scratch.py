@@ -1,4 +1,4 @@
-"""What imports, uploads and exports are made in; what a killed process left of them is cleared away at the next start.
+"""What imports, uploads, exports and trainings are made in; what a killed process left is cleared at the next start.
 
 Whoever works in the storage folder holds a shared lock on it, which ends with the process: a page on another port, or
 `lineward review import` beside the page, loses nothing.
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("lineward.web")
 
 IMPORT, UPLOAD, EXPORT = ".import-", ".upload-", ".export-"
+JOBS = "review/jobs"
+DATA, SCRATCH = OF_JOB = "data", "scratch"
+"""In the folder of a training: what it learns from, and what it puts aside for itself."""
 
 
 class AtWork:
@@ -39,7 +42,9 @@ def clear(root: Path) -> None:
     handle = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for left in [*(root / FOLDER).glob(f"{IMPORT}*"), *root.glob(f"{UPLOAD}*"), *root.glob(f"{EXPORT}*")]:
+        ours = [*(root / FOLDER).glob(f"{IMPORT}*"), *root.glob(f"{UPLOAD}*"), *root.glob(f"{EXPORT}*")]
+        of_jobs = (path for name in OF_JOB for path in root.glob(f"{JOBS}/*/{name}"))
+        for left in [*ours, *of_jobs]:
             log.info("%s: left by a process that was killed; removed", left)
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left, ignore_errors=True)

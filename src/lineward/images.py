@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from typing import TYPE_CHECKING
 
 MAX_PIXELS = 128_000_000
@@ -30,6 +31,11 @@ _SIGNATURES = {
     b"MM\x00*": "TIFF",
     b"BM": "BMP",
 }
+_BIG_TIFF = (b"II+\x00", b"MM\x00+")
+_ORIENTATION, _EXTRA_SAMPLES = 274, 338
+_SHORT = 3
+_AS_STORED = {_ORIENTATION: 1, _EXTRA_SAMPLES: 0}
+"""Values of TIFF tags for which libtiff hands out the samples as they are: not turned, not multiplied by alpha."""
 
 
 class ImageFileError(ValueError):
@@ -70,10 +76,14 @@ def decode_image(data: bytes, name: str, *, significant_bits: int = 16) -> NDArr
     if not data:
         raise ImageFileError(f"{name}: the file is empty (0 bytes)")
     kind = next((kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)), None)
+    if data.startswith(_BIG_TIFF):
+        raise ImageFileError(f"{name}: a BigTIFF file, which Lineward does not read; save it as TIFF or PNG")
     if kind is None:
         raise ImageFileError(f"{name}: not an image that Lineward reads (PNG, JPEG, TIFF or BMP)")
     if _is_cut_off(data, kind):
         raise ImageFileError(f"{name}: the {kind} file is cut off; copy it again")
+    if kind == "TIFF":
+        data = _as_stored(data)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -92,11 +102,40 @@ def _is_cut_off(data: bytes, kind: str) -> bool:
             # Behind the last scan only: a thumbnail in the header has an end mark of its own.
             return data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0
         case "PNG":
-            return b"IEND" not in data[-4096:]
+            return not _has_png_end(data)
         case "BMP":
             return len(data) < int.from_bytes(data[2:6], "little")
         case _:
             return False
+
+
+def _has_png_end(data: bytes) -> bool:
+    """Follow the chunks to the last one; what a copy program padded behind it does not matter."""
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+        if kind == b"IEND":
+            return bool(at <= len(data))
+    return False
+
+
+def _as_stored(data: bytes) -> bytes:
+    """Return a TIFF whose first directory names no orientation and no alpha: other formats are not turned either."""
+    order = "<" if data.startswith(b"II") else ">"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, start)
+        entries = [
+            (at, *struct.unpack_from(f"{order}HHIH", data, at)) for at in range(start + 2, start + 2 + 12 * count, 12)
+        ]
+    except struct.error:
+        return data  # damaged: the decoder says so
+    changed = bytearray(data)
+    for at, tag, kind, n, value in entries:
+        if kind == _SHORT and n == 1 and value != _AS_STORED.get(tag, value):
+            struct.pack_into(f"{order}H", changed, at + 8, _AS_STORED[tag])
+    return bytes(changed)
 
 
 def _to_uint8_rgb(pixels: NDArray[np.generic], name: str, significant_bits: int) -> NDArray[np.uint8]:

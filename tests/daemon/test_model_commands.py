@@ -214,3 +214,16 @@ def test_evaluate_html(call: Call, bundle: Path, tmp_path: Path) -> None:
     (fresh / "good" / "x.png").write_text("no picture")
     complaint(call("evaluate", "--model", bundle, "--data", fresh, "--html", tmp_path / "other.html"), "x.png")
     assert not (tmp_path / "other.html").exists()
+
+
+def test_the_list_is_whole_on_a_narrow_screen(
+    call: Call, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: what has to be typed again stands on one line, in a pipe as on a terminal of 40 columns."""
+    call("models", "promote", bundle, "--root", tmp_path / "data")
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = call("models", "list", "--root", tmp_path / "data")[1].splitlines()
+    (row,) = (line for line in lines if line.split()[:1] == ["bracket"])
+    made = load_manifest(bundle)
+    assert row.split()[:4] == ["bracket", "v1", made.created[:10], "quick"]
+    assert row.split()[-1] == "current"

@@ -246,14 +246,22 @@ def test_linked_folders_belong_to_the_set(tmp_path: Path) -> None:
     assert dataset.items[-1].file == "defect/crack/deep/00.png"
 
 
-@pytest.mark.parametrize("target", ["not mounted", "crack"])
-def test_links_that_lead_nowhere_are_named(tmp_path: Path, target: str) -> None:
+@pytest.mark.parametrize("name", ["crack", "crack.2026", "part.png"])
+@pytest.mark.parametrize("target", ["not mounted", ""])
+def test_links_that_lead_nowhere_are_named(tmp_path: Path, target: str, name: str) -> None:
     """Rule: labelled images never vanish silently because what a link means is not there."""
     folder = fill(tmp_path)
-    (folder / "defect" / "crack").symlink_to(target)
+    (folder / "defect" / name).symlink_to(target or name)
     message = refused(folder)
-    assert "defect/crack: cannot be read" in message
+    assert f"defect/{name}: cannot be read" in message
     assert "remove it" in message
+
+
+def test_a_table_of_groups_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Rule: a folder in its place is told with the remedy, like a table of the wrong form."""
+    folder = fill(tmp_path)
+    (folder / "groups.csv").mkdir()
+    assert "groups.csv: cannot be read: Is a directory; make it readable or remove it" in refused(folder)
 
 
 def test_a_folder_that_cannot_be_read_is_named(

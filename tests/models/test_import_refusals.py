@@ -246,5 +246,26 @@ def test_pictures_are_needed(from_onnx_helper: Path, tmp_path: Path) -> None:
     with pytest.raises(ForeignModelError, match="no images there"):
         import_model(path, tmp_path / "x.lward", declared, product="p", samples=tmp_path / "empty")
     with pytest.raises(DatasetError, match="no such folder"):
-        import_model(path, tmp_path / "x.lward", declared, product="p", data=tmp_path / "nowhere")
+        import_model(
+            path, tmp_path / "x.lward", replace(declared, threshold=None), product="p", data=tmp_path / "nowhere"
+        )
+    assert not (tmp_path / "x.lward").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "labelled", "why"), [("anomaly", True, "choose the limit"), ("softmax", False, "of an anomaly score")]
+)
+def test_a_threshold_without_effect_is_refused(
+    from_onnx_helper: Path, tmp_path: Path, kind: str, why: str, *, labelled: bool
+) -> None:
+    """Rule: an option that would be ignored is an error, not a surprise."""
+    declared = Declaration(kind, scaling="unit", threshold=1.0)
+    with pytest.raises(ForeignModelError, match=f"--threshold would change nothing.*{why}.*leave it out"):
+        import_model(
+            from_onnx_helper,
+            tmp_path / "x.lward",
+            declared,
+            product="p",
+            **{"data" if labelled else "samples": tmp_path},
+        )
     assert not (tmp_path / "x.lward").exists()

@@ -313,7 +313,7 @@ def test_certain_shares_stay_finite(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labelled", [True, False])
 def test_scores_far_from_zero(data: Path, tmp_path: Path, offset: float, *, labelled: bool) -> None:
     """Log-likelihoods of any size are wrapped as exactly as small scores: probability, rank and heat-map."""
-    declared = Declaration("anomaly", scaling="unit", threshold=offset - 0.3)
+    declared = Declaration("anomaly", scaling="unit", threshold=None if labelled else offset - 0.3)
     options = {"data" if labelled else "samples": data}
     report = wrapped(far(tmp_path, offset), tmp_path / "a.lward", declared, **options)
     assert report.manifest.parity.max_abs_diff < 1e-5

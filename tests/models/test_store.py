@@ -439,3 +439,13 @@ def test_a_folder_that_cannot_be_written_to(root: Path, make: Make) -> None:
         root.chmod(0o500)
     with pytest.raises(store.StoreError, match="run this as the user who owns it"):
         store.add(root, make("1"))
+
+
+def test_a_product_found_without_a_version_is_on_record(root: Path, make: Make) -> None:
+    """The audit says in words that the pointer was gone."""
+    store.add(root, make("1"))
+    store.promote(root, "plates", "1")
+    (root / "models" / "plates" / store_files.CURRENT).unlink()
+    store.promote(root, "plates", "1")
+    found = store.audit(root)[-2]
+    assert (found["what"], found["version"], found["decided"]) == ("found", "no version", "1")

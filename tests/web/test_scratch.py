@@ -57,10 +57,13 @@ def leave(root: Path) -> None:
     (root / ".upload-abc").mkdir(parents=True)
     (root / ".upload-abc" / "upload.zip").write_bytes(b"PK")
     (root / ".export-abc.zip").write_bytes(b"PK")
+    for name in ("data", "scratch"):
+        (root / "review" / "jobs" / "20260101" / name / "deep").mkdir(parents=True)
 
 
 def left(root: Path) -> list[str]:
-    return sorted(path.name[:8] for path in root.rglob(".*-*"))
+    of_jobs = (root / "review" / "jobs").glob("*/*")
+    return sorted(path.name[:8] for path in (*root.rglob(".*-*"), *of_jobs))
 
 
 def test_what_a_killed_process_left_is_removed_when_the_page_is_opened(config: Config, pictures: Path) -> None:
@@ -71,7 +74,7 @@ def test_what_a_killed_process_left_is_removed_when_the_page_is_opened(config: C
     done = subprocess.run([sys.executable, "-c", KILLED, str(root), str(pictures)], check=False)
     leave(root)
     assert done.returncode == -signal.SIGKILL
-    assert left(root) == [".export-", ".import-", ".upload-"]
+    assert left(root) == [".export-", ".import-", ".upload-", "data", "scratch"]
     with closing(Station(config)):
         assert left(root) == []
         assert kept.is_file()
@@ -83,7 +86,7 @@ def test_a_second_page_leaves_the_work_of_the_first_alone(config: Config) -> Non
     with closing(Station(config)):
         leave(root)
         with closing(Station(config)):
-            assert left(root) == [".export-", ".upload-"]
+            assert left(root) == [".export-", ".upload-", "data", "scratch"]
     with closing(Station(config)):
         assert left(root) == []
 

@@ -1,0 +1,88 @@
+"""`lineward train` as it is typed: wrong numbers, a cache that cannot be written, and an end in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lineward.daemon import cli
+from lineward.drivers.simulated import write_dataset
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "parts", n_good=100, n_defect=0, width=160, height=128)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+    return err
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999"])
+@pytest.mark.parametrize(
+    "command", [("train", "--out", "m.lward"), ("dataset", "check"), ("models", "import", "m.onnx")]
+)
+def test_a_seed_that_no_generator_takes_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: tuple[str, ...], seed: str
+) -> None:
+    """Rule: one line that names the option and its range, before anything is read."""
+    more = ("--out", "m.lward", "--kind", "softmax") if "import" in command else ()
+    said = refused(capsys, *command, *more, "--data", tmp_path, "--seed", seed)
+    assert "--seed" in said
+    assert ("than or equal to 0" if seed == "-1" else "than or equal to 2147483647") in said
+
+
+def test_a_cache_that_cannot_be_written_is_called_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, parts: Path
+) -> None:
+    """Rule: a file of Lineward's own that the system refuses is explained, and where to put it instead."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "lineward").write_text("a file where a folder is wanted")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    said = refused(capsys, "train", "--data", parts, "--out", tmp_path / "m.lward")
+    assert "Not a directory; features of images are kept there: make it writable, or set XDG_CACHE_HOME" in said
+    assert not (tmp_path / "m.lward").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_training_that_is_told_to_end_leaves_nothing(tmp_path: Path, parts: Path, number: signal.Signals) -> None:
+    """Rule: neither a service manager nor Ctrl-C fills the disk with what a training had put aside."""
+    scratch, out = tmp_path / "scratch", tmp_path / "out"
+    scratch.mkdir()
+    out.mkdir()
+    with subprocess.Popen(
+        [
+            Path(sys.executable).with_name("lineward"),
+            "train",
+            "--data",
+            parts,
+            "--out",
+            out / "m.lward",
+            "--synthetic",
+            "200",
+        ],
+        env=os.environ | {"TMPDIR": str(scratch), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        made_up = "lineward-made-up-*/*"
+        until = time.monotonic() + 120
+        while process.poll() is None and not any(scratch.glob(made_up)) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert any(scratch.glob(made_up)), "the training puts pictures aside"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, said
+        assert said == ""
+    assert not list(scratch.iterdir())
+    assert not list(out.iterdir())
