@@ -24,7 +24,7 @@ def explain(detail: ErrorDetails, config: type[BaseModel]) -> str:
     setting = location[-3:-2] == ["settings"] and location[-1] in {"str", "int", "float", "bool"}
     if setting:
         del location[-1]  # there is a finding for each type
-    key = ".".join(location)
+    key = ".".join(part or '""' for part in location)
     value = without_secrets(detail["input"], hide=any(map(is_secret, location)))
     match detail["type"]:
         case "extra_forbidden":
@@ -34,7 +34,7 @@ def explain(detail: ErrorDetails, config: type[BaseModel]) -> str:
         case "path_type":
             return f"{key} = {value!r}: is no path; write it as text in quotes"
         case "union_tag_invalid":
-            return f'{key}.driver: unknown driver; use "simulated", "folder", "genicam" or "aravis"'
+            return f'{key}.driver = {detail["ctx"]["tag"]!r}: unknown driver; use "simulated", "folder", "genicam" or "aravis"'
         case "value_error":
             shown = "" if isinstance(value, dict) else f" = {value!r}"
             return f"{key}{shown}: {detail['ctx']['error']!s}"

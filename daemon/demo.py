@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import threading
 from collections import Counter
 from contextlib import ExitStack
@@ -58,7 +59,7 @@ def run_demo(
 ) -> None:
     """Train on first use, then inspect simulated parts until told to stop, and compare with the simulation's truth."""
     home = folder or cache_dir() / "demo"
-    log.set_up("INFO", parts=True)
+    log.set_up("INFO", parts=True, stream=sys.stdout)  # its lines are what a person called it for
     say = logging.getLogger("lineward.demo").info
     model = ensure_model(home, product, quiet=headless)
     storage = home / "line"

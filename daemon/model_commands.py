@@ -217,7 +217,8 @@ def _sentences(entry: Entry, versions: Sequence[str]) -> list[str]:
     lines += [
         f"  sha256 {entry.sha256}",
         f"  made {manifest.created}, tier {manifest.tier}, {manifest.model.backbone}, {manifest.model.head}",
-        f"  from {data.n_good} good and {data.n_defect} defective images of {data.groups} parts",
+        f"  from {data.n_good} good and {data.n_defect} defective images of {data.groups} parts"
+        + (f", started from {manifest.parent_version}" if manifest.parent_version else ""),
         *(f"  {sentence}" for sentence in manifest.holdout.sentences()),
         *(f"  Note: {warning}." for warning in data.warnings),
     ]

@@ -53,16 +53,18 @@ class Judged:
         return np.array([verdict.defect_probability for verdict in self.verdicts], np.float64)
 
     def sentences(self) -> list[str]:
-        """Say what `Metrics.sentences` says, and on how many images the model gave no number."""
+        """Say what `Metrics.sentences` says, and before it what the figures have to be read with."""
+        notes = [f"Note: {warning}." for warning in self.dataset.warnings]
+        if not self.dataset.groups_known:
+            notes.append("Note: where several images show one part, the intervals below are too narrow.")
         numbers = np.isfinite(self.probabilities)
-        if numbers.all():
-            return self.metrics.sentences()
-        example = self.dataset.items[int(numbers.argmin())].file
-        without = (
-            f"The model gives no number for {int((~numbers).sum())} of {len(numbers)} images, such as {example}: each "
-            "counts as a review and is left out of AUROC, detection and calibration error."
-        )
-        return [*self.metrics.sentences(), without]
+        if not numbers.all():
+            example = self.dataset.items[int(numbers.argmin())].file
+            notes.append(
+                f"Note: the model gives no number for {int((~numbers).sum())} of {len(numbers)} images, such as "
+                f"{example}: each counts as a review and is left out of AUROC, detection and calibration error."
+            )
+        return [*notes, *self.metrics.sentences()]
 
 
 def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], None] | None = None) -> Evaluation:
@@ -99,9 +101,13 @@ def judge_folder(session: Session, data: Path, *, progress: Callable[[int, int],
 
 
 def _refuse_known(session: Session, dataset: Dataset) -> None:
-    """Figures on images that the model was fitted on flatter it."""
-    known = set(session.manifest.data.trained_on)
-    found = [item.file for item in dataset.items if item.source.digest[:DIGEST_DIGITS] in known]
+    """Figures on images that the model was fitted on flatter it, also when they were saved again since."""
+    files, pixels = set(session.manifest.data.trained_on), set(session.manifest.data.trained_pixels)
+    found = [
+        item.file
+        for item in dataset.items
+        if item.source.digest[:DIGEST_DIGITS] in files or (item.facts is not None and item.facts.pixels in pixels)
+    ]
     if found:
         raise DatasetError(
             f"{dataset.folder}: the model was trained on {len(found)} of these {len(dataset.items)} images, such as "

@@ -5,6 +5,7 @@ None of it should tell good parts from defective ones; `dataset check` asks whet
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,11 +15,12 @@ import cv2
 import numpy as np
 
 from lineward.images import decode_image
+from lineward.models.records import DIGEST_DIGITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FACTS_VERSION = 4
+FACTS_VERSION = 5
 """Of the notes kept in the cache: raise it when a field is added or means something else."""
 
 
@@ -30,6 +32,9 @@ class Facts:
     ----------
     digest
         SHA-256 of the bytes, hexadecimal.
+    pixels
+        First `DIGEST_DIGITS` of the SHA-256 of size and decoded pixels: the same picture saved in another format, or
+        with other facts in it, has the same.
     mono
         Whether all channels are equal; None when all pixels are as well, of a colour file, which may show a black part.
     width, height, channels, bits
@@ -47,6 +52,7 @@ class Facts:
     """
 
     digest: str
+    pixels: str
     mono: bool | None
     width: int
     height: int
@@ -75,6 +81,7 @@ def find_facts(data: bytes, digest: str, name: str) -> Facts:
     taken, camera = _exif(data)
     return Facts(
         digest=digest,
+        pixels=_pixels(grey if alike else image),
         mono=mono,
         width=image.shape[1],
         height=image.shape[0],
@@ -88,6 +95,10 @@ def find_facts(data: bytes, digest: str, name: str) -> Facts:
         taken=taken,
         camera=camera,
     )
+
+
+def _pixels(image: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:DIGEST_DIGITS]
 
 
 def _depth(data: bytes, grey: NDArray[np.uint8]) -> tuple[int, int]:

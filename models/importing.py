@@ -28,10 +28,10 @@ from lineward.models.features import FeatureStore
 from lineward.models.foreign import ForeignModelError
 from lineward.models.foreign_calibration import Fitted, Heard, calibrated, hear, uncalibrated
 from lineward.models.foreign_file import read_foreign
+from lineward.models.manifest import fitted_on
 from lineward.models.metrics import measure
 from lineward.models.prepare import InputSpec
 from lineward.models.records import (
-    DIGEST_DIGITS,
     DataRecord,
     Manifest,
     ModelRecord,
@@ -306,9 +306,7 @@ def _manifest(
             groups=0 if fitted.groups is None else len(set(fitted.groups.tolist())),
             groups_known=dataset.groups_known if dataset else False,
             warnings=warnings,
-            trained_on=tuple(dataset.items[index].source.digest[:DIGEST_DIGITS] for index in fitted.train)
-            if dataset is not None and fitted.train is not None
-            else (),
+            **fitted_on(dataset.items[index] for index in fitted.train) if dataset and fitted.train is not None else {},
         ),
         model=ModelRecord(
             backbone=f"imported: {foreign.path.name}",

@@ -234,5 +234,11 @@ def compare_with_parent(
             )
     text = f"{'; '.join(reasons)} (n={now.n_good} good, {now.n_defect} defective)" if reasons else ""
     return manifest.model_copy(
-        update={"parent": parent.sha256, "promotable": not reasons, "not_promotable": text, "old_parts": now}
+        update={
+            "parent": parent.sha256,
+            "parent_version": parent.manifest.version,
+            "promotable": not reasons,
+            "not_promotable": text,
+            "old_parts": now,
+        }
     )

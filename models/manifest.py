@@ -24,10 +24,12 @@ from lineward.models.records import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from lineward.models.backbone import Backbone
-    from lineward.models.dataset import Dataset
+    from lineward.models.dataset import Dataset, Item
     from lineward.models.fit import QuickModel
     from lineward.models.prepare import InputSpec
     from lineward.models.records import Metrics
@@ -76,8 +78,8 @@ def draft_manifest(
             groups=len(set(groups.tolist())),
             groups_known=dataset.groups_known,
             warnings=dataset.warnings,
-            trained_on=tuple(sorted({item.source.digest[:DIGEST_DIGITS] for item in dataset.items})),
             figures="crossfit",
+            **fitted_on(dataset.items),
         ),
         model=ModelRecord(
             backbone=backbone.name,
@@ -97,6 +99,15 @@ def draft_manifest(
             "scikit-learn": sklearn.__version__,
         },
     )
+
+
+def fitted_on(items: Iterable[Item]) -> dict[str, tuple[str, ...]]:
+    """Return the fields of a `DataRecord` by which images that a model was fitted on are known again."""
+    known = list(items)
+    return {
+        "trained_on": tuple(sorted({item.source.digest[:DIGEST_DIGITS] for item in known})),
+        "trained_pixels": tuple(sorted({item.facts.pixels for item in known if item.facts is not None})),
+    }
 
 
 def _nothing_measured() -> Metrics:

@@ -165,7 +165,7 @@ def train_quick(
             lambda done, total: report("read", done, total),
         )
         read = dataset  # what is found out about this training is no word about the next one's images
-        _check_synthetic(dataset, synthetic)
+        _check_synthetic(dataset, synthetic, based=parent is not None)
         if parent and height is None and width is None:
             spec_of = parent.manifest.input
             height, width, roi = spec_of.height, spec_of.width, roi or spec_of.roi
@@ -251,12 +251,12 @@ def train_quick(
     return TrainReport(out, sha256, manifest, perf_counter() - started, training_warnings(dataset, manifest))
 
 
-def _check_synthetic(dataset: Dataset, count: int) -> None:
+def _check_synthetic(dataset: Dataset, count: int, *, based: bool) -> None:
     real = int(dataset.labels.sum())
     if count and real:
         raise DatasetError(
             f"{dataset.folder}: --synthetic is for a product without any defect, and there are {real} defective "
-            "images, those that --base was trained on included; leave it out: beside real defects made-up ones brought "
+            f"images{' with those of --base' if based else ''}; leave it out: beside real defects made-up ones brought "
             "nothing"
         )
     if 0 < count < LEAST:

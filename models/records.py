@@ -178,6 +178,10 @@ class DataRecord(_Part):
     trained_on: tuple[str, ...] = Field(
         default=(), description="First 12 hexadecimal digits of the SHA-256 of each image the model was fitted on."
     )
+    trained_pixels: tuple[str, ...] = Field(
+        default=(),
+        description="The same of the decoded pixels, so that a picture saved in another format is known again.",
+    )
     figures: Literal["holdout", "crossfit"] = Field(
         default="holdout",
         description="Where the figures under holdout come from: parts kept apart, or, of each part, a model fitted "
@@ -232,12 +236,16 @@ class Manifest(_Part):
     thresholds: Bands = Field(description="Where pass, review and fail lie.")
     risk: Promise = Field(description="What the thresholds were chosen for, and what the data support.")
     calibration: CalibrationRecord = Field(description="How scores became probabilities.")
+    classes: tuple[str, str] = Field(
+        default=("good", "defect"), description="What defect_probability tells apart: 0 is the first, 1 the second."
+    )
     defect_types: tuple[str, ...] = Field(description="Names of the columns of defect_type_scores.")
     data: DataRecord = Field(description="What it was trained on.")
     model: ModelRecord = Field(description="Backbone and head.")
     holdout: Metrics = Field(description="Figures on parts that the training never saw.")
     parity: ParityRecord = Field(description="Trained model against exported graph.")
     parent: str | None = Field(default=None, description="SHA-256 of the bundle it was started from.")
+    parent_version: str | None = Field(default=None, description="Its version.")
     old_parts: Metrics | None = Field(default=None, description="Cross-fitted figures on the parent's parts alone.")
     promotable: bool = Field(default=True, description="False when it is worse than its parent on the parent's parts.")
     not_promotable: str = Field(default="", description="Why not, in a sentence; empty when it is promotable.")

@@ -138,6 +138,7 @@ def _sentences(judged: Judged) -> list[str]:
     metrics = judged.metrics
     lines = judged.sentences()
     asked = judged.manifest.risk.asked
+    doubt = "" if judged.dataset.groups_known else ", if each of them shows another part"
     for what, found, limit in (
         ("good parts are rejected", metrics.false_reject_rate, asked.max_false_reject),
         ("defective parts slip through", metrics.escape_rate, asked.max_escape),
@@ -145,9 +146,9 @@ def _sentences(judged: Judged) -> list[str]:
         if found.value is None:
             continue
         if found.high <= limit:
-            lines.append(f"Asked was that at most {limit:.1%} of {what}: these images prove it.")
+            lines.append(f"Asked was that at most {limit:.1%} of {what}: these images prove it{doubt}.")
         elif found.low > limit:
-            lines.append(f"Asked was that at most {limit:.1%} of {what}: these images show that it is not kept.")
+            lines.append(f"Asked was that at most {limit:.1%} of {what}: these images show that it is not kept{doubt}.")
         else:
             lines.append(
                 f"Asked was that at most {limit:.1%} of {what}: {found.n} images are too few to tell, it may be "

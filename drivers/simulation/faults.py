@@ -159,7 +159,7 @@ class FaultScript:
     def __init__(self, items: Sequence[str | Mapping[str, object]] = ()) -> None:
         if isinstance(items, str):
             raise ValueError(f"faults must be a list, not the text {items!r}")  # noqa: TRY004 - bad configuration
-        faults = [_parse(item, f"faults[{n}] {item!r}") for n, item in enumerate(items)]
+        faults = [_parse(item, f"camera.faults[{n}] = {item!r}") for n, item in enumerate(items)]
         self._lost = [fault for fault in faults if fault.kind in (Kind.DROP, Kind.INCOMPLETE)]
         self._picture = [fault for fault in faults if fault.kind in _PICTURE]
         self.once = tuple(sorted((fault for fault in faults if fault.kind in _ONCE), key=lambda fault: fault.at))

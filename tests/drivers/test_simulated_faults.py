@@ -244,7 +244,7 @@ def test_a_wrong_item_is_named(item, words):
     """One clear error names the item by its place and text and says what is wrong."""
     with pytest.raises(ValueError) as caught:
         FaultScript(["drop@1", item])
-    assert str(caught.value).startswith(f"faults[1] {item!r}: ")
+    assert str(caught.value).startswith(f"camera.faults[1] = {item!r}: ")
     assert words in str(caught.value).replace(f"{item!r}: at", "at").replace(f"{item!r}", "")
     assert "\n" not in str(caught.value)
 

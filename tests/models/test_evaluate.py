@@ -51,6 +51,34 @@ def test_new_parts(session: Session, make_parts: Callable[..., Path], tmp_path: 
     assert seen[-1] == (30, 30)
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".bmp"])
+def test_a_training_image_that_was_saved_again_is_known(
+    session: Session, data: Path, make_parts: Callable[..., Path], tmp_path: Path, suffix: str
+) -> None:
+    """Rule: no figures on what the model was fitted on, whatever the file is called and however it is written."""
+    folder = make_parts(tmp_path, good=4, defects={"spot": 4}, first=2100)
+    source = min((data / "good").rglob("*.png"))
+    assert cv2.imwrite(str(folder / "good" / f"again{suffix}"), cv2.imread(str(source), cv2.IMREAD_UNCHANGED))
+    with pytest.raises(DatasetError, match=rf"trained on 1 of these 9 images, such as good/again\{suffix}"):
+        evaluate(session, folder)
+
+
+def test_figures_without_a_table_of_parts_come_with_a_warning(
+    session: Session, make_parts: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Rule: intervals that may be too narrow are called so, on the terminal as on the page, and prove nothing."""
+    folder = make_parts(tmp_path, good=20, defects={"spot": 10}, first=2200)
+    table = (folder / "groups.csv").read_text()
+    known = judge_folder(session, folder)
+    assert len(known.sentences()) == 3
+    assert "if each of them" not in page(known)
+    (folder / "groups.csv").unlink()
+    judged = judge_folder(session, folder)
+    notes = judged.sentences()[:-3]
+    assert any("there is no groups.csv" in note for note in notes), table
+    assert notes[-1] == "Note: where several images show one part, the intervals below are too narrow."
+
+
 def test_three_closing_sentences() -> None:
     """What it can do, what it misses and of which type most, and what to collect: those of the worst type first."""
     kinds = [None] * 200 + ["dent"] * 20 + ["crack"] * 20
@@ -139,8 +167,8 @@ def test_a_model_that_gives_no_number_is_judged_all_the_same(
     judged = judge_folder(rootless, folder)
     json.dumps(judged.metrics.to_json(), allow_nan=False)
     assert judged.metrics.n_good == 9
-    said = "The model gives no number for 1 of 15 images, such as good/dark.png"
-    assert judged.sentences()[-1].startswith(said)
+    said = "the model gives no number for 1 of 15 images, such as good/dark.png"
+    assert any(said in sentence for sentence in judged.sentences()[:-3])
     text = page(judged)
     assert said in text
     assert "<td>AUROC</td>" in text

@@ -49,7 +49,7 @@ def test_a_new_type_is_added_without_the_old_images(
         ).manifest
     finally:
         hidden.rename(data)
-    assert grown.parent == report.sha256
+    assert (grown.parent, grown.parent_version) == (report.sha256, report.manifest.version)
     assert (grown.data.n_good, grown.data.n_defect) == (50, 28)
     assert grown.defect_types == ("scratch", "spot")
     assert grown.input == report.manifest.input
