@@ -34,7 +34,8 @@ def explain(detail: ErrorDetails, config: type[BaseModel]) -> str:
         case "path_type":
             return f"{key} = {value!r}: is no path; write it as text in quotes"
         case "union_tag_invalid":
-            return f'{key}.driver = {detail["ctx"]["tag"]!r}: unknown driver; use "simulated", "folder", "genicam" or "aravis"'
+            given = detail["ctx"]["tag"]
+            return f'{key}.driver = {given!r}: unknown driver; use "simulated", "folder", "genicam" or "aravis"'
         case "value_error":
             shown = "" if isinstance(value, dict) else f" = {value!r}"
             return f"{key}{shown}: {detail['ctx']['error']!s}"
