@@ -131,6 +131,12 @@ def newest_candidate(own: ReviewPage) -> Path:
     return max((own.storage / "review" / "jobs").glob("*/candidate.lward"))
 
 
+def put_aside_in(pid: int) -> Path:
+    """Return where a process makes its temporary files."""
+    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return Path(next(entry for entry in environment if entry.startswith(b"TMPDIR=")).decode().split("=", 1)[1])
+
+
 def trainings(own: ReviewPage) -> list[int]:
     """Processes that train for this page, as `ps` would show them."""
     return [pid for pid in children(own.pid) if "training_job" in command_line(pid)]
@@ -150,10 +156,14 @@ def test_a_training_is_cancelled_from_the_page(own: ReviewPage, browser: Chromiu
         open_improve(page, own)
         begin(page)
         wait_until(lambda: trainings(own), 60, "a process trains")
+        aside = put_aside_in(trainings(own)[0])
+        assert aside.is_relative_to(own.storage / "review" / "jobs")
+        (aside / "gigabytes").write_text("of features")
         page.click("button:has-text('Cancel')")
         page.wait_for_selector("text=The last training: cancelled. cancelled by tom")
         wait_until(lambda: not trainings(own), 20, "the process is gone")
         page.wait_for_selector(f"{TRAIN}:not([disabled])")
+        wait_until(lambda: not aside.exists(), 20, "what it had put aside is gone")
         assert page.is_disabled(PROMOTE)
     assert models.history(own.storage, "bracket") == before
     assert own.lines("tom cancels the training of bracket")
