@@ -282,6 +282,7 @@ def train(
     from lineward.daemon.allocator import keep_freed
     from lineward.daemon.priority import step_back
     from lineward.daemon.training import train_with_progress
+    from lineward.models.naming import product_of
 
     step_back()
     if tier == "full":
@@ -289,7 +290,7 @@ def train(
     report = train_with_progress(
         data,
         out,
-        product=product or out.stem,
+        product=product_of(product, out),
         tier=tier,
         seed=seed,
         quiet=as_json,

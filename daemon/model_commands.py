@@ -290,6 +290,7 @@ def import_(
     from lineward.daemon.training import read_size
     from lineward.models.foreign import SCALINGS, Declaration
     from lineward.models.importing import import_model
+    from lineward.models.naming import product_of
 
     declared = Declaration(
         kind=_choice("--kind", kind, "softmax", "logits", "sigmoid", "sigmoid-logits", "anomaly"),
@@ -310,7 +311,7 @@ def import_(
             file,
             out,
             declared,
-            product=product or out.stem,
+            product=product_of(product, out),
             samples=samples,
             data=data,
             cache_dir=cache_dir(),

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from lineward.daemon.result import ModelRef
 from lineward.models.bundle import BundleError, load_bundle, load_manifest
+from lineward.models.naming import StoreError
 from lineward.models.parity import check_outputs
 from lineward.models.session import Session
 from lineward.models.store import resolve_model
-from lineward.models.store_files import StoreError, write_whole
+from lineward.models.store_files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

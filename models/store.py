@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lineward.models.bundle import BundleError, load_bundle
+from lineward.models.naming import StoreError, check_product, check_version
 from lineward.models.store_check import check_parity, digest_line, verified, what_to_do
 from lineward.models.store_files import (
     CURRENT,
-    PRODUCT,
-    VERSION,
     PointerError,
-    StoreError,
     append_audit,
     audit,
     bundle_path,
@@ -37,7 +35,6 @@ from lineward.models.store_files import (
 )
 
 if TYPE_CHECKING:
-    import re
     from pathlib import Path
 
     from lineward.models.records import Manifest
@@ -185,7 +182,7 @@ def show(root: Path, product: str, version: str | None = None) -> Entry:
     StoreError
         It is not in the store, or nothing is promoted.
     """
-    _check_name("product", product, PRODUCT)
+    check_product(product)
     entries = list_models(root, product)
     for entry in entries:
         if entry.current if version is None else entry.version == version:
@@ -213,8 +210,8 @@ def add(root: Path, path: Path, *, who: str | None = None) -> Entry:
     bundle = load_bundle(path)
     check_parity(path, bundle)
     product, version = bundle.manifest.product, bundle.manifest.version
-    _check_name("product", product, PRODUCT, path)
-    _check_name("version", version, VERSION, path)
+    check_product(product, path)
+    check_version(version, path)
     with locked(root):
         goal = bundle_path(root, product, version)
         what = what_to_do(root, goal, bundle)
@@ -248,8 +245,8 @@ def promote(root: Path, product: str, version: str, *, force: bool = False, who:
     BundleError
         There is no such version, its file is not the one that was added, or it is not promotable.
     """
-    _check_name("product", product, PRODUCT)
-    _check_name("version", version, VERSION)
+    check_product(product)
+    check_version(version)
     with locked(root):
         path = bundle_path(root, product, version)
         if not path.is_file():
@@ -279,7 +276,7 @@ def rollback(root: Path, product: str, *, who: str | None = None) -> Entry:
     BundleError
         No version was promoted before this one, the file of that one is damaged, or `current` is.
     """
-    _check_name("product", product, PRODUCT)
+    check_product(product)
     with locked(root):
         folder = root / "models" / product
         versions = read_pointer(folder)
@@ -311,16 +308,6 @@ def _entry(product: str, path: Path, *, is_current: bool) -> Entry:
 
 
 # ---- messages
-
-
-def _check_name(what: str, name: str, pattern: re.Pattern[str], path: Path | None = None) -> None:
-    if not pattern.fullmatch(name):
-        place = f"{path}: " if path else ""
-        allowed = "letters, digits, _ and -" + ("" if pattern is PRODUCT else ", . and +")
-        raise StoreError(
-            f"{place}the {what} {name!r} cannot be a name in the store; use {allowed}, at most 64 characters"
-            + (" (train with --product)" if path and pattern is PRODUCT else "")
-        )
 
 
 def _unknown(root: Path, product: str, version: str, entries: list[Entry]) -> StoreError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lineward.models.bundle import Bundle, BundleError, load_bundle
-from lineward.models.store_files import StoreError, audit, digest_path
+from lineward.models.naming import StoreError
+from lineward.models.store_files import audit, digest_path
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,6 @@ import fcntl
 import getpass
 import json
 import os
-import re
 import socket
 import tempfile
 import time
@@ -19,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineward.models.bundle import BundleError
+from lineward.models.naming import VERSION, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,13 +32,7 @@ MAX_HISTORY = 100
 LOCK_S = 10.0
 """How long to wait for another process that is changing the store; a promotion takes milliseconds."""
 
-PRODUCT = re.compile(r"\w[\w-]{0,63}")
-VERSION = re.compile(r"\w[\w.+-]{0,63}")
 _UNFINISHED = ".storing"
-
-
-class StoreError(BundleError):
-    """The store refuses or cannot do what was asked; the message says why and what to do."""
 
 
 class PointerError(StoreError):

@@ -13,6 +13,7 @@ import pytest
 
 from lineward.daemon import cli
 from lineward.drivers.simulated import write_dataset
+from lineward.models.naming import check_product, product_of
 
 
 @pytest.fixture
@@ -86,3 +87,23 @@ def test_a_training_that_is_told_to_end_leaves_nothing(tmp_path: Path, parts: Pa
         assert said == ""
     assert not list(scratch.iterdir())
     assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("command", [("train",), ("models", "import", "m.onnx", "--kind", "softmax")])
+@pytest.mark.parametrize("product", ["a b", "", "x" * 65, "../x"])
+def test_a_product_that_no_store_takes_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: tuple[str, ...], product: str
+) -> None:
+    """Rule: not after minutes of training, when the model is to be promoted."""
+    said = refused(capsys, *command, "--data", tmp_path, "--out", tmp_path / "m.lward", "--product", product)
+    assert f"the product {product!r} cannot be a name in the store; use letters, digits, _ and -" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "product"),
+    [("bracket.lward", "bracket"), ("my part.v2.lward", "my-part-v2"), ("---.lward", "product"), ("ü.lward", "ü")],
+)
+def test_the_name_of_a_file_is_made_fit_for_the_store(tmp_path: Path, file: str, product: str) -> None:
+    """Rule: without --product the file names it, whatever it is called."""
+    assert product_of(None, tmp_path / file) == product
+    check_product(product)
