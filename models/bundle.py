@@ -66,6 +66,36 @@ def save_bundle(path: Path, graph: bytes, manifest: Manifest) -> str:
         update={"graph_bytes": len(graph), "graph_sha256": hashlib.sha256(graph).hexdigest()},
     )
     data = graph + _appendix(sealed.model_dump_json().encode())
+    write_output(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_output(path: Path) -> None:
+    """See that a file can be written there, before the work is done that it is to hold.
+
+    Raises
+    ------
+    BundleError
+        It is a folder, or the folder it would lie in cannot be written to.
+    """
+    if path.is_dir():
+        raise BundleError(f"{path}: is a folder; give the name of a file in it")
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be written: {place}: {error.strerror or error}") from error
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that a person asked for, whole or not at all; its folder is made when it is not there.
+
+    Raises
+    ------
+    BundleError
+        It cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
@@ -81,7 +111,6 @@ def save_bundle(path: Path, graph: bytes, manifest: Manifest) -> str:
             raise
     except OSError as error:
         raise BundleError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return hashlib.sha256(data).hexdigest()
 
 
 def load_manifest(path: Path) -> Manifest:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineward.models.backbone import EfficientNetLite0
-from lineward.models.bundle import load_bundle, save_bundle
+from lineward.models.bundle import check_output, load_bundle, save_bundle
 from lineward.models.cache import trim_cache
 from lineward.models.dataset import DatasetError
 from lineward.models.export import build_graph, check_export
@@ -81,6 +81,7 @@ def train_full(  # noqa: PLR0915 - one step after the other
         As for the quick tier; and when there are no defects, from which alone a network could be tuned.
     """
     tail = load_tail()
+    check_output(out)
     started = perf_counter()
     report = progress or silent
     with tempfile.TemporaryDirectory(prefix="lineward-train-") as scratch, limit_threads(threads):

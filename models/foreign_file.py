@@ -156,7 +156,9 @@ def _open(path: Path, model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types
-        raise ForeignModelError(f"{path}: ONNX Runtime does not accept the model: {first_line(error)}") from error
+        why = first_line(error)
+        remedy = "; export it without operators of its own" if "is not a registered function" in why else ""
+        raise ForeignModelError(f"{path}: ONNX Runtime does not accept the model: {why}{remedy}") from error
 
 
 def _geometry(path: Path, name: str, shape: list[int], declared: Declaration) -> tuple[Layout, int, int, int]:

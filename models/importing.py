@@ -20,7 +20,7 @@ from scipy.special import expit
 from lineward import __version__
 from lineward.images import read_image
 from lineward.models.backbone import EfficientNetLite0
-from lineward.models.bundle import save_bundle
+from lineward.models.bundle import check_output, save_bundle
 from lineward.models.dataset import DatasetError, find_images, read_dataset
 from lineward.models.duplicates import parts_of
 from lineward.models.evaluate import milliseconds
@@ -219,6 +219,7 @@ def _check_request(path: Path, out: Path, declared: Declaration, *, samples: Pat
         raise ForeignModelError(f"{path}: pictures to try it on are needed; give --samples DIR, better --data DIR")
     if out.exists() and path.exists() and out.samefile(path):
         raise ForeignModelError(f"{path}: --out names the model itself, which would be lost; give another file")
+    check_output(out)
 
 
 def _uncalibrated_note(foreign: Foreign, decisions: Sequence[Decision]) -> str:

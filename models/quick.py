@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lineward.models.backbone import EfficientNetLite0
 from lineward.models.bootstrap import LEAST, Maker
-from lineward.models.bundle import load_bundle, save_bundle
+from lineward.models.bundle import check_output, load_bundle, save_bundle
 from lineward.models.cache import trim_cache
 from lineward.models.check_set import find_files
 from lineward.models.dataset import DatasetError
@@ -151,6 +151,7 @@ def train_quick(
     ParityError
         The exported model differs from the trained one, or the one in int8 is worse than in float32.
     """
+    check_output(out)
     started = perf_counter()
     report = progress or silent
     with tempfile.TemporaryDirectory(prefix="lineward-train-") as scratch, limit_threads(threads):

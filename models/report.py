@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
-import os
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from lineward.images import ImageFileError
-from lineward.models.bundle import BundleError
+from lineward.models.bundle import write_output
 from lineward.models.features import read_source
 from lineward.models.metrics import design_effect, rate, rate_of_parts
 from lineward.models.shortcuts import area_with_interval
@@ -22,6 +19,7 @@ from lineward.models.verdict import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -45,20 +43,7 @@ def write_report(path: Path, judged: Judged) -> None:
     BundleError
         The file cannot be written.
     """
-    data = page(judged).encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_output(path, page(judged).encode())
 
 
 def page(judged: Judged) -> str:

@@ -178,7 +178,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
     """The path is in the message, and why."""
     with pytest.raises(ImageFileError, match=r"gone\.png: cannot be read: No such file"):
         read_image(tmp_path / "gone.png")
-    with pytest.raises(ImageFileError, match="cannot be read: Is a directory"):
+    with pytest.raises(ImageFileError, match="is a folder; give the image files in it"):
         read_image(tmp_path)
 
 

@@ -66,6 +66,8 @@ def read_image(path: Path, *, significant_bits: int = 16) -> NDArray[np.uint8]:
     """
     try:
         data = path.read_bytes()
+    except IsADirectoryError as error:
+        raise ImageFileError(f"{path}: is a folder; give the image files in it") from error
     except OSError as error:
         raise ImageFileError(f"{path}: cannot be read: {error.strerror or error}") from error
     return decode_image(data, str(path), significant_bits=significant_bits)
@@ -88,7 +90,7 @@ def decode_image(data: bytes, name: str, *, significant_bits: int = 16) -> NDArr
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE_PIXELS" in str(error):
-            raise ImageFileError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels") from error
+            raise ImageFileError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels; make it smaller") from error
         raise ImageFileError(f"{name}: the {kind} file cannot be decoded") from error
     if pixels is None or pixels.size == 0:
         raise ImageFileError(f"{name}: the {kind} file is damaged and cannot be decoded")

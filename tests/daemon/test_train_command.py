@@ -107,3 +107,23 @@ def test_the_name_of_a_file_is_made_fit_for_the_store(tmp_path: Path, file: str,
     """Rule: without --product the file names it, whatever it is called."""
     assert product_of(None, tmp_path / file) == product
     check_product(product)
+
+
+@pytest.mark.parametrize("place", ["taken/m.lward", "folder"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "--tier", "quick", "--out"),
+        ("models", "import", "m.onnx", "--kind", "softmax", "--out"),
+        ("evaluate", "--model", "m.lward", "--html"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: tuple[str, ...], place: str
+) -> None:
+    """Rule: nobody waits for minutes to learn that the result has no place; nothing else is looked at before."""
+    (tmp_path / "taken").touch()
+    (tmp_path / "folder").mkdir()
+    said = refused(capsys, *command, tmp_path / place, "--data", tmp_path / "no data")
+    assert said.startswith(f"lineward: {tmp_path / place}: ")
+    assert ("cannot be written" if place.startswith("taken") else "is a folder; give the name of a file in it") in said
