@@ -10,6 +10,7 @@ import pytest
 from tests.broker import free_port
 from tests.system.line import call
 
+from lineward.daemon.bench import is_held_up
 from lineward.models import store
 
 if TYPE_CHECKING:
@@ -55,3 +56,17 @@ def test_a_folder_that_ends_too_early_is_said_in_one_line(
     assert said.startswith(
         "lineward: the camera's folder ended after 25 pictures, the bench needs 30: write loop = true"
     )
+
+
+def test_a_slow_camera_does_not_make_the_line_look_slow(line: Callable[..., Line]) -> None:
+    """Rule: the ratio to a bare loop is about the line; a camera of five frames a second is called the limit."""
+    camera = {"driver": "simulated", "width": 320, "height": 256, "rate_hz": 5, "prerender": 2}
+    made = line(port=free_port(), camera=camera)
+    done = call(made.folder, "bench", "--config", made.config, "--frames", 90, "--json", timeout_s=120)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    bare = figures["ratio_to_bare_ort"] * figures["bare_ort_fps"]
+    at_work_s = figures["stages"]["total"]["p50_ms"] / 1000
+    assert bare > 0.4 / at_work_s, "by the time the line takes for a part, not by the camera's"
+    assert is_held_up(figures | {"fps": bare / 3})
+    assert not is_held_up(figures | {"fps": bare * 0.95})
