@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FOLDER = "labelled"
 
@@ -80,11 +84,24 @@ class Label:
     undone_ns: int | None
 
 
+OF_GOOD_PARTS = {"good", "pass", "ok"}
+
+
+def as_spelled(name: str, in_use: Iterable[str]) -> str:
+    """Return a defect type as it is in use already: Scratch and scratch are one."""
+    known = list(in_use)
+    return name if name in known else next((kind for kind in known if kind.casefold() == name.casefold()), name)
+
+
 def clean_type(text: str) -> str:
     """Make a defect type a folder name as well: letters, digits, space, _ and -; raises `LabelError`."""
     name = " ".join(text.split())
     if not name:
         return ""
+    if name.casefold() in OF_GOOD_PARTS:
+        raise LabelError(f"{name!r} cannot be a defect type: it is a word for good parts; use another")
+    if not any(c.isalnum() for c in name):
+        raise LabelError(f"{name[:60]!r} cannot be a defect type; use at least one letter or digit")
     if len(name) > 40 or not all(c.isalnum() or c in " _-" for c in name):
         raise LabelError(f"{name[:60]!r} cannot be a defect type; use at most 40 letters, digits, spaces, _ and -")
     return name

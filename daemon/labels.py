@@ -33,6 +33,7 @@ from lineward.daemon.label_records import (
     Label,
     LabelError,
     Part,
+    as_spelled,
     clean_type,
 )
 from lineward.daemon.ledger_file import is_damaged
@@ -309,7 +310,7 @@ class LabelStore:
         if part is None:
             raise LabelError(f"picture {image!r} is not known any more; go on with the next one")
         kept = part.path if decision == SKIP else self._keep(part)
-        defect_type = clean_type(defect_type) if decision == FAIL else ""
+        defect_type = self._type(part.product, defect_type) if decision == FAIL else ""
         row = (image, person, time.time_ns(), decision, defect_type, purpose, part.verdict, part.model_version, None)
         with self._change() as db:
             marks = ", ".join("?" * len(row))
@@ -319,6 +320,9 @@ class LabelStore:
         assert number is not None
         self._write_down(image)
         return Label(number, *row)
+
+    def _type(self, product: str, text: str) -> str:
+        return as_spelled(clean_type(text), self.defect_types(product))
 
     def _keep(self, part: Part) -> str:
         """Give the file of a labelled picture a second name that the line's quota does not know."""

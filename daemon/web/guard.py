@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -101,7 +100,11 @@ class Guard:
             log.warning("refused %s from %s: a client of somebody else", scope["path"][:200], address(scope))
             await _refuse(scope, receive, send, PlainTextResponse("this page belongs to another session", 403))
             return
-        await self._app(scope, self._limited(scope, receive), self._with_headers(scope, send, host))
+        limited, sending = self._limited(scope, receive), self._with_headers(scope, send, host)
+        if scope["type"] == "http" and scope["method"] == "HEAD":  # a monitor asks so; no page has a route for it
+            await self._app({**scope, "method": "GET"}, limited, _without_body(sending))
+        else:
+            await self._app(scope, limited, sending)
 
     def _refusal(self, scope: Scope, headers: dict[str, str], host: str) -> Response | None:
         if not self._knows(host):
@@ -217,12 +220,12 @@ def _checked(act: Callable[[str, Any], None], owns: Callable[[str, Any], bool]) 
 
 
 def session_token(headers: dict[str, str]) -> str:
-    """Return the session token among the cookies of a request, or an empty text."""
-    try:
-        cookie = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return ""
-    return cookie[COOKIE].value if COOKIE in cookie else ""
+    """Return the session token among the cookies of a request, or an empty text.
+
+    Cookies are shared by all ports of a host: what another program there has set, well formed or not, is passed over.
+    """
+    pairs = (pair.partition("=") for pair in headers.get("cookie", "").split(";"))
+    return next((value.strip() for name, _, value in pairs if name.strip() == COOKIE), "")
 
 
 def address(scope: Scope) -> str:
@@ -231,13 +234,22 @@ def address(scope: Scope) -> str:
     return str(client[0]) if client else "?"
 
 
+def _without_body(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return sending
+
+
 def _method(scope: Scope) -> Any:
     return scope.get("method", "websocket")
 
 
 def _sign_in_first(scope: Scope) -> Response:
     is_part = scope["path"].startswith(PARTS)
-    if scope["type"] == "http" and scope["method"] == "GET" and not is_part:
+    if scope["type"] == "http" and scope["method"] in {"GET", "HEAD"} and not is_part:
         return RedirectResponse(f"/login?to={quote(scope['path'])}", 303)
     return PlainTextResponse("sign in first", 401)
 

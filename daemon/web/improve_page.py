@@ -10,7 +10,7 @@ from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import ui
 
 from lineward.daemon.label_records import FAIL, PASS
-from lineward.daemon.web import words
+from lineward.daemon.web import promotion, words
 from lineward.daemon.web.jobs import DONE, FULL, QUICK, RUNNING, STAGES
 from lineward.daemon.web.shell import button, div, frame, markup, say, table, text, thumb
 from lineward.daemon.web.thresholds import Dial
@@ -52,7 +52,7 @@ class Improve:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._drawn: tuple[str, str, float, str] | None = None
+        self._drawn: tuple[str, str, float, str, str | None] | None = None
         self._asked: tuple[Job, str] | None = None
         action = page.action
         with div("lw-columns"):
@@ -112,10 +112,14 @@ class Improve:
         if job is None or job.result is None:
             return
         self._asked = job, job.result["sha256"]
-        changed = len(_changed(job.result))
+        changed, kept = len(_changed(job.result)), len(job.result["shift"])
         self._question.set_text(
-            f"{job.result['new']} will judge {self._page.product} from the next part on. Of {len(job.result['shift'])} "
-            f"parts of the last shift it judges {changed} differently. You can go back at any time."
+            f"{job.result['new']} will judge {self._page.product} from the next part on. "
+            + (
+                f"Of {kept} parts of the last shift it judges {changed} differently. You can go back at any time."
+                if job.result["old"]
+                else "No model has judged it before, so there is nothing to compare it with."
+            )
         )
         self._sure.open()
 
@@ -123,11 +127,11 @@ class Improve:
         self._sure.close()
         if self._asked is not None:
             job, sha256 = self._asked
-            say(await asyncio.to_thread(self._page.station.jobs.promote, job, person.name, sha256))
+            say(await asyncio.to_thread(promotion.promote, self._page.station, job, person.name, sha256))
             self._drawn = None
 
     async def _back(self, person: Person) -> None:
-        say(await asyncio.to_thread(self._page.station.jobs.roll_back, self._page.product, person.name))
+        say(await asyncio.to_thread(promotion.roll_back, self._page.station, self._page.product, person.name))
         self._drawn = None
 
     def _job(self) -> Job | None:
@@ -154,12 +158,11 @@ class Improve:
             p99 = "not known" if now.p99_ms is None else f"{now.p99_ms:.0f} ms for 99 of 100 parts"
             self._line.set_text(f"The line goes first. Its answers take {p99}.")
         last = station.jobs.latest(self._page.product)
-        self._said.set_text(
-            "" if last is None or last.state in {RUNNING, DONE} else f"The last training: {last.state}. {last.text}"
-        )
+        self._said.set_text("" if last is None else _how_it_ended(last))
         # An escape may be found while the page is open: what was allowed a moment ago is not any more.
-        reason = await asyncio.to_thread(station.jobs.why_not, job) if job is not None else "train one first"
-        key = (job.id, job.state, job.ended_s, reason) if job is not None else ("", "", 0.0, reason)
+        reason = await asyncio.to_thread(promotion.why_not, station, job) if job is not None else "train one first"
+        in_use = await asyncio.to_thread(promotion.version_in_use, station, self._page.product)
+        key = (*((job.id, job.state, job.ended_s) if job is not None else ("", "", 0.0)), reason, in_use)
         if key != self._drawn:
             self._drawn = key
             await self._draw(job, reason)
@@ -200,6 +203,12 @@ class Improve:
 
 def _changed(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [e for e in result["shift"] if e["old"] and e["new"] and e["old"]["verdict"] != e["new"]["verdict"]]
+
+
+def _how_it_ended(job: Job) -> str:
+    if job.state == RUNNING:
+        return ""
+    return job.text if job.state == DONE else f"The last training: {job.state}. {job.text}"
 
 
 def _planned(station: Station, product: str) -> str:
@@ -255,7 +264,13 @@ def _draw_result(job: Job, result: dict[str, Any]) -> None:
                 text(sentence)
             _draw_learned(job, result)
     changed = _changed(result)
-    text(f"Last shift: {len(changed)} of {len(result['shift'])} kept parts are judged differently", "lw-h3", "h3")
+    text(
+        f"Last shift: {len(changed)} of {len(result['shift'])} kept parts are judged differently"
+        if result["old"]
+        else "Last shift: no model has judged before, so there is nothing to compare with",
+        "lw-h3",
+        "h3",
+    )
     moves: dict[tuple[str, str], int] = {}
     for entry in changed:
         move = (entry["old"]["verdict"], entry["new"]["verdict"])

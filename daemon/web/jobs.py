@@ -22,8 +22,6 @@ from lineward.daemon.progress import cache_dir
 from lineward.daemon.review import write_whole
 from lineward.daemon.web.scratch import DATA, JOBS, OF_JOB, SCRATCH
 from lineward.daemon.web.trainingset import write_sets
-from lineward.models import store
-from lineward.models.bundle import BundleError, load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,6 +96,10 @@ class Job:
     labelled: int = 0
     base: int = 0
     base_out: int = 0
+    comparing: bool = False
+    """Trained long ago: the candidate is only being compared again, and what ends that leaves it trained."""
+    unsure: bool = False
+    """The candidate was changed, and that comparison has not come to its end."""
     result: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
@@ -133,8 +135,7 @@ class Jobs:
             with suppress(ValueError, TypeError, OSError):
                 job = Job(**json.loads(path.read_bytes()))
                 if job.state == RUNNING:
-                    job.state = INTERRUPTED
-                    job.text = f"the page was ended during the {WHAT[job.kind]}; start it again, what is done is kept"
+                    _end(job, INTERRUPTED, f"{_ended(job)}; start it again, what is done is kept")
                 self._latest[job.product, job.kind] = job
                 if job.kind == TRAIN:
                     self._trainings.setdefault(job.product, []).append(job)
@@ -185,15 +186,18 @@ class Jobs:
         """
         with self._lock:
             if self.running is not None:
-                raise JobError(f"{self.running.by} has a {WHAT[self.running.kind]} running; wait for it or cancel it")
+                raise JobError(f"{self.running.by} has a {_what(self.running)} running; wait for it or cancel it")
             if only_compare:
                 found = self.proposal(product)
                 if found is None:
                     raise JobError("there is no candidate to compare; train one first")
-                if change is not None:
-                    change()
                 job = found
+                if change is not None:
+                    job.unsure = True  # from here on, whatever becomes of the change
+                    self._save(job)
+                    change()
                 job.state, job.stage, job.done, job.of, job.started_s = RUNNING, "compare", 0, 0, time.time()
+                job.comparing, job.text = True, ""
             else:
                 counts = self._station.labels.counts(product)
                 if counts.get("labelled", 0) < MIN_LABELLED:
@@ -221,8 +225,8 @@ class Jobs:
         job = self.running
         if job is None:
             return
-        log.info("%s cancels the %s of %s", by, WHAT[job.kind], job.product)
-        job.state, job.text, job.ended_s = CANCELLED, f"cancelled by {by}", time.time()
+        log.info("%s cancels the %s of %s", by, _what(job), job.product)
+        _end(job, CANCELLED, f"cancelled by {by}")
         self._save(job)
         self._end_process()
 
@@ -230,7 +234,7 @@ class Jobs:
         """End what runs; it can be started again later."""
         job = self.running
         if job is not None:
-            job.state, job.text = INTERRUPTED, f"the page was ended during the {WHAT[job.kind]}; start it again"
+            _end(job, INTERRUPTED, f"{_ended(job)}; start it again")
             self._save(job)
         self._end_process()
 
@@ -327,11 +331,11 @@ class Jobs:
         if process.returncode == 0 and job.result is not None:
             self._over(job, DONE, "")
         else:
-            self._over(job, FAILED, error or f"the {WHAT[job.kind]} was killed; {folder / 'log.txt'} says more")
+            self._over(job, FAILED, error or f"the {_what(job)} was killed; {folder / 'log.txt'} says more")
 
     def _over(self, job: Job, state: str, text: str) -> None:
-        job.state, job.text, job.ended_s = state, text, time.time()
-        log.info("%s of %s: %s%s", WHAT[job.kind], job.product, state, f": {text}" if text else "")
+        log.info("%s of %s: %s%s", _what(job), job.product, state, f": {text}" if text else "")
+        _end(job, state, text)
         self._save(job)
 
     def _save(self, job: Job) -> None:
@@ -352,61 +356,19 @@ class Jobs:
             if proposal is None or folder.name != proposal.id:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    # ---- promotion
 
-    def why_not(self, job: Job) -> str:
-        """Return why a candidate may not be promoted, or an empty text."""
-        result = job.result
-        if job.state != DONE or result is None:
-            return "the training is not done"
-        if result["not_promotable"]:
-            return f"it is worse than the model in use: {result['not_promotable']}"
-        compared = {entry["image"]: entry for entry in result["never_again"]}
-        missing = [part for part in self._station.labels.escapes(job.product) if part.image not in compared]
-        if missing:
-            return f"{len(missing)} escapes were found since the comparison; compare again"
-        passed = [entry for entry in result["never_again"] if entry["new"] and entry["new"]["verdict"] == "pass"]
-        if passed:
-            return (
-                f'it would let {len(passed)} of {len(compared)} parts of the "never again" set through once more; '
-                "label more parts like these and train again"
-            )
-        unread = [entry for entry in result["never_again"] if entry["new"] is None]
-        if unread:
-            return f'{len(unread)} pictures of the "never again" set cannot be read; restore them from a backup'
-        return ""
+def _what(job: Job) -> str:
+    return "comparison" if job.comparing else WHAT[job.kind]
 
-    def promote(self, job: Job, by: str, sha256: str) -> str:
-        """Let the candidate that a person looked at judge from now on; return what was done in words.
 
-        Raises
-        ------
-        JobError
-            It may not, or it is another one by now; nothing was changed.
-        BundleError
-            The model store refuses it.
-        """
-        self.still_proposed(job, sha256)
-        reason = self.why_not(job)
-        if reason:
-            raise JobError(f"not promoted: {reason}")
-        path = self.candidate(job)
-        assert job.result is not None
-        if load_bundle(path).sha256 != sha256:
-            raise JobError(f"{path}: not the file that was compared; compare again")
-        root = self._station.root
-        old = self._station.model_path(job.product)
-        if old is not None and store.current(root, job.product) is None:
-            with suppress(BundleError):  # so that there is something to roll back to
-                first = store.add(root, old, who=by)
-                store.promote(root, first.product, first.version, who=by)
-        entry = store.add(root, path, who=by)
-        store.promote(root, entry.product, entry.version, who=by)
-        log.info("%s promotes %s %s", by, entry.product, entry.version)
-        return f"{entry.version} judges {entry.product} from now on"
+def _ended(job: Job) -> str:
+    return f"the page was ended during the {_what(job)}"
 
-    def roll_back(self, product: str, by: str) -> str:
-        """Let the model before judge again; raises `BundleError` when there is none."""
-        entry = store.rollback(self._station.root, product, who=by)
-        log.info("%s rolls %s back to %s", by, product, entry.version)
-        return f"{entry.version} judges {product} again"
+
+def _end(job: Job, state: str, text: str) -> None:
+    """Note how a job ended. A comparison that came to nothing leaves the training done, as it was compared before."""
+    if job.comparing and state != DONE:
+        state, text = DONE, f"The comparison came to nothing: {text}."
+    elif state == DONE:
+        job.unsure = False
+    job.state, job.text, job.ended_s, job.comparing = state, text, time.time(), False

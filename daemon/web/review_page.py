@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import events, ui
 
-from lineward.daemon.label_records import FAIL, FIRST, PASS, SETTLE, SKIP, LabelError, clean_type
+from lineward.daemon.label_records import FAIL, FIRST, PASS, SETTLE, SKIP, LabelError, as_spelled, clean_type
 from lineward.daemon.web import words
 from lineward.daemon.web.pictures import MOST_VECTORS
 from lineward.daemon.web.shell import button, div, frame, markup, picture_url, say, set_source, text, thumb
@@ -312,7 +312,8 @@ class Desk:
 
             async def add(person: Person) -> None:
                 if self._now is not None:  # the choice is closed when another part is shown
-                    await self._give(person, FAIL, clean_type(new.value or ""), self._now[0].image)
+                    kind = as_spelled(clean_type(new.value or ""), self._page.station.defect_types(self._page.product))
+                    await self._give(person, FAIL, kind, self._now[0].image)
 
             new.on("keydown.enter", action("technician", add))
         self._choice.classes(add="lw-open")

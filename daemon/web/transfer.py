@@ -15,12 +15,12 @@ import tempfile
 import zipfile
 import zlib
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineward.daemon.label_records import FAIL, FOLDER, LABELLED, PASS, LabelError, Part, clean_type
+from lineward.daemon.label_records import FAIL, FOLDER, LABELLED, PASS, LabelError, Part, as_spelled, clean_type
 from lineward.daemon.web import flagged, words
 from lineward.daemon.web.scratch import IMPORT, AtWork
 from lineward.daemon.web.trainingset import place
@@ -165,6 +165,16 @@ def _entries(files: list[tuple[str, int]]) -> list[_Entry]:
     return found
 
 
+def _as_spelled(entries: list[_Entry], in_use: list[str]) -> list[_Entry]:
+    """Let a defect type have one spelling: that in use, else the one that comes first."""
+    known, found = list(in_use), []
+    for entry in entries:
+        kind = as_spelled(entry.defect_type, known)
+        known += [kind] if kind and kind not in known else []
+        found.append(replace(entry, defect_type=kind))
+    return found
+
+
 def _entry(parts: list[str], name: str, size: int, shown: str) -> _Entry:
     below = next((parts[number:] for number in (0, 1) if parts[number : number + 1] in (["good"], ["defect"])), None)
     if below is None or len(below) < 2:
@@ -221,7 +231,7 @@ def _take_in(
     escaped: bool,
     correct: bool,
 ) -> Imported:
-    entries = _entries(files)
+    entries = _as_spelled(_entries(files), [] if correct else labels.defect_types(product))
     part_ids = _parts(files, read)
     now = int(datetime.now(UTC).timestamp() * 1e9)
     rows: list[tuple[Part, str, str]] = []

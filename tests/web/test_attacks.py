@@ -83,6 +83,32 @@ def test_nobody_gets_anything_without_signing_in(served: ReviewPage) -> None:
     assert served.lines("session over: GET")
 
 
+@pytest.mark.parametrize(
+    "other",
+    ["theme=dark", "grafana[x]=1", "plain", "foo=bar baz", 'a=b"c', '{"a"}=1', "x@y=1", "=", "lineward_session_old=x"],
+)
+def test_a_cookie_of_another_program_signs_nobody_out(served: ReviewPage, other: str) -> None:
+    """Rule: cookies are shared by all ports of a host; what a PLC's page has set there is passed over, odd or not."""
+    with served.client("tom") as client:
+        own = f"lineward_session={client.cookies['lineward_session']}"
+        client.cookies.clear()
+        for cookie in (f"{other}; {own}", f"{own};{other}"):
+            assert client.get("/review", headers={"cookie": cookie}).status_code == 200
+
+
+def test_head_is_answered_like_get_without_the_body(served: ReviewPage) -> None:
+    """Rule: a monitor that asks with HEAD reads what GET would say, and the same guard answers it."""
+    with served.client() as client:
+        assert client.head("/login").status_code == 200
+        assert client.head("/review").status_code == 303
+        assert client.head(f"/picture/{IMAGE}/view").status_code == 401
+    with served.client("tom") as client:
+        for path in ("/review", f"/picture/{IMAGE}/whole"):
+            answer = client.head(path)
+            assert (answer.status_code, answer.content) == (200, b""), path
+        assert client.get("/review").status_code == 200
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "", "http://127.0.0.1:1", "file://x"])
 def test_a_request_from_another_page_is_refused(served: ReviewPage, origin: str) -> None:
     """Rule: what changes something must come from the page itself, with the right cookie too (CSRF)."""

@@ -13,12 +13,17 @@ from tests.web.kit import add_part
 
 from lineward.daemon.config import load_config
 from lineward.daemon.label_records import PASS
+from lineward.daemon.web import promotion
 from lineward.daemon.web.jobs import CANCELLED, CHECK, DONE, FAILED, KEEP_JOBS, TRAIN, Job, JobError
 from lineward.daemon.web.station import Station
+from lineward.models import store
+from lineward.models.bundle import load_bundle, save_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.web.kit import FirstModel
 
 
 @pytest.fixture
@@ -48,7 +53,9 @@ def wait_for_the_end() -> None:
 def put(root: Path, number: int, state: str, *, kind: str = TRAIN, compared: bool = False, file: bool = False) -> str:
     job = Job(f"2026010{number}T000000-000", "plates", "tom", float(number), kind, state=state)
     job.result = (
-        {"new": str(number), "sha256": str(number), "not_promotable": "", "never_again": []} if compared else None
+        {"new": str(number), "old": None, "sha256": str(number), "not_promotable": "", "never_again": []}
+        if compared
+        else None
     )
     folder = root / "review" / "jobs" / job.id
     folder.mkdir(parents=True)
@@ -74,7 +81,7 @@ def test_a_training_that_came_to_nothing_does_not_hide_a_candidate(good: str, st
     found = station.jobs.proposal("plates")
     assert found is not None
     assert found.id == good
-    assert not station.jobs.why_not(found)
+    assert not promotion.why_not(station, found)
     assert (latest := station.jobs.latest("plates")) is not None
     assert latest.id.startswith("20260104")
 
@@ -100,7 +107,7 @@ def test_a_candidate_that_nobody_was_asked_about_is_not_promoted(root: Path, sta
         sha256 = "0"
     later = Station(station.config)
     with pytest.raises(JobError, match="another candidate has come since; look at it first"):
-        later.jobs.promote(asked, "tom", sha256)
+        promotion.promote(later, asked, "tom", sha256)
     later.close()
 
 
@@ -155,3 +162,78 @@ def test_what_breaks_after_a_cancel_is_no_failure(root: Path, station: Station) 
         folder.write_text("not a folder any more")
     wait_for_the_end()
     assert job.state == CANCELLED
+
+
+@pytest.mark.parametrize("how", ["cancelled", "killed", "page ended"])
+def test_a_comparison_that_came_to_nothing_leaves_the_training_done(
+    good: str, root: Path, station: Station, how: str
+) -> None:
+    """Rule: what was compared before holds; the page says what became of the other comparison."""
+    before = station.jobs.proposal("plates")
+    assert before is not None
+    assert before.id == good
+    before.text = "of another time"
+    if how == "killed":  # at once: the candidate of this test is no model
+        station.jobs.start("plates", "tom", only_compare=True)
+        wait_for_the_end()
+    elif how == "cancelled":
+        station.jobs.start("plates", "tom", only_compare=True)
+        assert before.text == ""
+        station.jobs.cancel("tom")
+    else:
+        file = root / "review" / "jobs" / good / "job.json"
+        file.write_text(json.dumps(json.loads(file.read_bytes()) | {"state": "running", "comparing": True}))
+    wait_for_the_end()
+    for reader in (station,) if how != "page ended" else ():
+        assert not promotion.why_not(reader, before)
+        assert before.text.startswith("The comparison came to nothing: ")
+    later = Station(station.config)
+    found = later.jobs.proposal("plates")
+    assert found is not None
+    assert (found.id, found.state, found.comparing) == (good, DONE, False)
+    assert not promotion.why_not(later, found)
+    assert found.text.startswith("The comparison came to nothing: ")
+    later.close()
+
+
+def test_a_candidate_that_was_changed_and_not_compared_is_not_promoted(good: str, root: Path, station: Station) -> None:
+    """Rule: another strictness counts when it was compared to the end, also after a restart of the page."""
+    file = root / "review" / "jobs" / good / "candidate.lward"
+    job = station.jobs.start("plates", "tom", only_compare=True, change=lambda: file.write_bytes(b"another model"))
+    station.jobs.cancel("tom")
+    wait_for_the_end()
+    later = Station(station.config)
+    for reader in (station, later):
+        found = reader.jobs.proposal("plates")
+        assert found is not None
+        assert found.id == job.id
+        assert "compare again" in promotion.why_not(reader, found)
+    later.close()
+
+
+def test_a_candidate_that_was_compared_with_another_model_is_not_promoted(
+    good: str, station: Station, first: FirstModel
+) -> None:
+    """Rule: what a person is shown is about the model in use; when that is another one by now, it is compared again."""
+    found = station.jobs.proposal("plates")
+    assert found is not None
+    assert found.id == good
+    assert not promotion.why_not(station, found)
+    bundle = load_bundle(first.model)
+    model = station.root / "other.lward"
+    save_bundle(
+        model,
+        bundle.data[: bundle.manifest.graph_bytes],
+        bundle.manifest.model_copy(update={"product": "plates", "promotable": True, "not_promotable": ""}),
+    )
+    entry = store.add(station.root, model)
+    store.promote(station.root, "plates", entry.version, force=True)
+    reason = promotion.why_not(station, found)
+    assert reason == f"{entry.version} is in use by now, it was compared with none; compare again"
+    with pytest.raises(JobError, match="is in use by now"):
+        promotion.promote(station, found, "tom", "1")
+    assert store.current(station.root, "plates") is not None
+    assert store.history(station.root, "plates")[0] == entry.version
+    assert found.result is not None
+    found.result["old"] = entry.version
+    assert not promotion.why_not(station, found)

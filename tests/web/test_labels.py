@@ -207,3 +207,21 @@ def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(LabelError, match="newer version"):
         LabelStore(tmp_path)
+
+
+def test_a_defect_type_has_one_spelling(labels: LabelStore) -> None:
+    """Rule: Scratch and scratch are one type; the spelling in use stays."""
+    first, second, other = (add_part(labels, number) for number in (1, 2, 3))
+    labels.give(first.image, "tom", FAIL, "Scratch")
+    assert labels.give(second.image, "eve", FAIL, "scratch").defect_type == "Scratch"
+    labels.give(other.image, "tom", FAIL, "dent")
+    assert sorted(labels.defect_types("bracket")) == ["Scratch", "dent"]
+
+
+@pytest.mark.parametrize("name", ["good", "Pass", "OK", "-", "_ _"])
+def test_a_word_for_good_parts_or_none_is_no_defect_type(labels: LabelStore, name: str) -> None:
+    """Rule: it is a slip, and the refusal says so; nothing is written down."""
+    part = add_part(labels, 1)
+    with pytest.raises(LabelError, match="cannot be a defect type"):
+        labels.give(part.image, "tom", FAIL, name)
+    assert not labels.labels(part.image)

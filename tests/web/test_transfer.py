@@ -400,3 +400,17 @@ def test_parts_that_cannot_be_read_are_refused(labels: LabelStore, tmp_path: Pat
         import_zip(labels, zipped(tmp_path / "in.zip", {**GOOD, "groups.csv": rows}), "bracket", "eve")
     assert str(caught.value).isprintable()
     assert everything(labels) == before
+
+
+def test_an_import_gives_a_defect_type_one_spelling(labels: LabelStore, tmp_path: Path) -> None:
+    """Rule: that in use, else the first one; with --correct what the import says holds."""
+    add_part(labels, 1)
+    labels.give(add_part(labels, 2).image, "tom", FAIL, "Dent")
+    files = {"defect/dent/a.png": png(11), "defect/Scratch/b.png": png(12), "defect/scratch/c.png": png(13)}
+    assert import_zip(labels, zipped(tmp_path / "in.zip", files), "bracket", "eve").new == 3
+    assert labels.by_type("bracket") == {(FAIL, "Dent"): 2, (FAIL, "Scratch"): 2}
+    files = {name: data for name, data in files.items() if "dent" in name}
+    assert import_zip(labels, zipped(tmp_path / "in2.zip", files), "bracket", "eve", correct=True).new == 1
+    assert labels.by_type("bracket") == {(FAIL, "Dent"): 1, (FAIL, "Scratch"): 2, (FAIL, "dent"): 1}
+    with pytest.raises(TransferError, match=r"defect/good/d\.png: 'good' cannot be a defect type"):
+        import_zip(labels, zipped(tmp_path / "bad.zip", {"defect/good/d.png": png(14)}), "bracket", "eve")
