@@ -52,7 +52,7 @@ class BrokerTrouble:
         if getattr(error, "code", 0) == TAKEN_OVER or self._quick_losses >= 3:
             self._takeover_s = time.monotonic()
             self._reason = self._takeover_text()
-        self._outage.failed(self._reason)
+        self._outage.failed(self._reason, error)
 
     def over(self, note: str) -> None:
         """Say that the broker has accepted us."""

@@ -58,6 +58,7 @@ class Changeover:
         self._busy = ""
         self._wanted: queue.Queue[tuple[str, Reply] | Callable[[], None] | None] = queue.Queue()
         self._unusable: Path | None = None
+        self._unwritten = ""
         self._thread = threading.Thread(target=self._run, name="changeover", daemon=True)
 
     def start(self) -> None:
@@ -120,7 +121,7 @@ class Changeover:
             return
 
         def remember() -> None:
-            recipes.remember(ready.name)
+            self._remember(ready.name)
             over("", "")
 
         def done(word: str, text: str) -> None:
@@ -144,6 +145,8 @@ class Changeover:
             try:
                 wanted = self._wanted.get(timeout=LOOK_S)
             except queue.Empty:
+                if self._unwritten:
+                    self._remember(self._unwritten)
                 self._look_at_store()
                 continue
             if wanted is None:
@@ -175,7 +178,7 @@ class Changeover:
             return
 
         def remember() -> None:
-            self._recipes.remember(recipe.name)
+            self._remember(recipe.name)
             self._finish(recipe.name, reply, "", "")
 
         def done(word: str, text: str) -> None:
@@ -190,10 +193,16 @@ class Changeover:
 
         self._book.post(Switch(ready, done))
 
+    def _remember(self, name: str) -> None:
+        """Keep the recipe beyond a restart; a disk that does not take it is an alarm, and is tried until it does."""
+        trouble = self._recipes.remember(name)
+        self._unwritten = name if trouble else ""
+        self._alarms.set("memory", trouble, severity="warning")
+
     def _finish(self, name: str, reply: Reply | None, word: str, text: str) -> None:
         """Tell how it went; after a failure the recipe before is still in force."""
         old = self._book.active
-        kept = f"; {old.name} stays in force" if old is not None else ""
+        kept = f"; {old.name} stays in force" if old is not None and old.name != name else ""
         self._alarms.set("recipe", f"recipe {name} is not in force: {text}{kept}" if word else "", severity="warning")
         self._end(word, reply)
 

@@ -78,8 +78,6 @@ class LedgerStore:
 
     def start(self) -> None:
         """Open the files and find the number to go on with; a disk in trouble leaves rows in memory."""
-        with contextlib.suppress(OSError):
-            self.root.mkdir(parents=True, exist_ok=True)
         try:
             self.open_seq_file()
             self.was_killed = self.seq_file is not None and self.seq_file.not_closed
@@ -93,7 +91,12 @@ class LedgerStore:
                 self.last_seq = max(self.last_seq, self.reader.highest_seq())
 
     def open_seq_file(self) -> None:
-        """Take hold of the folder; raises `LedgerError` when another process has it, and `OSError`."""
+        """Take hold of the folder; raises `LedgerError` when another process has it, and `OSError`.
+
+        It is made when it is not there: at a start on a disk that was in trouble it could not be.
+        """
+        with contextlib.suppress(OSError):
+            self.root.mkdir(parents=True, exist_ok=True)
         seq_file = self.seq_file = SeqFile(self.root / "ledger.seq")
         if seq_file.power_cut:  # now, and not with the database, which may be out of reach for hours
             seq_file.last += POWER_CUT_GAP

@@ -246,6 +246,7 @@ class Line:
         self._looked_at = now
         self.commands.look()
         self.alarms.set("broker", self.publisher.trouble, severity="warning", logged=True)
+        self.alarms.set("storage", self.ledger.trouble, logged=True)
         self.alarms.set("outbox", self.ledger.outbox_trouble, severity="warning")
         self.alarms.set("clock", self._wall_clock.trouble(), severity="warning")
         self.alarms.set("novel", self.health.novelty.text(), severity="warning")

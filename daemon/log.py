@@ -19,6 +19,7 @@ JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 PART_WIDTH = 24  # of a longer part id the end is shown: that is where part ids differ
 TERMINAL_PIECE = 256
 """Bytes that a terminal which is ready takes without blocking; of a pipe it is `select.PIPE_BUF`."""
+MOST_SIGNS = 4000
 MOMENT_S = 0.01
 """What a line may wait for its reader, until one has been dropped."""
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -85,6 +86,22 @@ def part_line(result: Result) -> str:
     return line.rstrip()
 
 
+def readable(text: str) -> str:
+    """Make a message fit for a terminal: signs that steer it are written out, and nothing is longer than a screen.
+
+    Names in it come from cameras, files and whoever sends commands.
+    """
+    if len(text) > MOST_SIGNS:
+        text = f"{text[:MOST_SIGNS]}… ({len(text)} signs)"
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign == "\n" else _escaped(sign) for sign in text)
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape").decode("ascii")
+
+
 class LineFormatter(logging.Formatter):
     """One line per record: local time to the millisecond, level where it matters, message."""
 
@@ -94,7 +111,7 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Lay out one record."""
-        message = record.getMessage().replace("\n", "\n    ")
+        message = readable(record.getMessage()).replace("\n", "\n    ")
         verdict = getattr(record, "verdict", "")
         if verdict:
             message = self._paint(message, _COLOUR.get(verdict, "0"), verdict.upper())
@@ -180,7 +197,7 @@ class JournalHandler(DroppingHandler):
 
     def take(self, record: logging.LogRecord) -> bool:
         """Send one record to the journal; return whether it went."""
-        message = record.getMessage()
+        message = readable(record.getMessage())
         if record.exc_info:
             message += "\n" + logging.Formatter().formatException(record.exc_info)
         fields: Mapping[str, object] = getattr(record, "fields", {})

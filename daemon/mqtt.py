@@ -20,6 +20,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from lineward.daemon.endpoint import Endpoint, LostError, RefusedError, SilentError, explain_tls
 
@@ -255,7 +256,9 @@ class Connection:
         Raises `RefusedError` when the broker does not let us read there, and `LostError`.
         """
         self._subscribed = []
-        code, _ = self._client.subscribe([(name, 1) for name in topic_filters])
+        # With MQTT 5 a retained message is told from others also when it is sent while we listen.
+        how: Any = SubscribeOptions(qos=1, retainAsPublished=True) if self._v5 else 1
+        code, _ = self._client.subscribe([(name, how) for name in topic_filters])
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise LostError(*(self._lost or ("connection lost", 0)))
         deadline = time.monotonic() + timeout_s

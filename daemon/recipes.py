@@ -147,9 +147,10 @@ class Recipes:
         known = ", ".join(self._recipes)
         if made_for:
             several = ", ".join(recipe.name for recipe in made_for)
-            raise UnknownRecipeError(f"product {wanted!r} has several recipes ({several}); name one of them")
+            raise UnknownRecipeError(f"product {wanted[:64]!r} has several recipes ({several}); name one of them")
         raise UnknownRecipeError(
-            f"no recipe {wanted!r}; known are {known}: add [recipes.{wanted}] to the configuration"
+            f"no recipe {wanted[:64]!r}; known are {known}: correct the name, or add [recipes.NAME] to the "
+            "configuration"
         )
 
     def _product(self, recipe: Recipe) -> str | None:
@@ -210,15 +211,16 @@ class Recipes:
         runs = (before.providers, before.threads) == (after.providers, after.threads)
         return runs and load_bundle(active.path).sha256 == active.model.sha256
 
-    def remember(self, name: str) -> None:
+    def remember(self, name: str) -> str:
         """Keep the recipe in force beyond a restart: a line must not go back to another product by itself.
 
-        Waits for the disk, so not for the loop.
+        Waits for the disk, so not for the loop. Returns what is wrong when the disk does not take it.
         """
         try:
             write_whole(self._memory, f"{name}\n".encode())
         except StoreError as error:
-            log.warning("recipe %s is in force, but is not remembered: %s", name, error)
+            return f"recipe {name} is in force, but a restart would not know it: {error}"
+        return ""
 
     def remembered(self, alarms: Alarms) -> Recipe:
         """Return the recipe that was last in force, or the default one; one that is gone meanwhile is an alarm."""

@@ -261,15 +261,15 @@ def _frame_gap(reader: LedgerReader, found: Reconciliation, before: _Answer, ans
         return
     missing = answer.frame_id - before.frame_id - 1
     if 0 < missing < LISTED and _answered_nearby(reader, before, answer) < missing:
-        found.fault(
-            Finding(
-                "frame_gap",
-                f"frames {before.frame_id + 1} to {answer.frame_id - 1} of camera {answer.camera_serial} have no "
-                f"answer, between {before} and {answer}",
-                seq=answer.seq,
-                part_id=answer.part_id,
+        frames, between = f"{before.frame_id + 1} to {answer.frame_id - 1}", f"between {before} and {answer}"
+        if answer.camera_serial.startswith("/"):  # a replayed folder gives up no file but those it cannot read
+            text = (
+                f"files {frames} of {answer.camera_serial} were skipped, {between}: the log says why none could be read"
             )
-        )
+            found.note(Finding("skipped_files", text, seq=answer.seq, part_id=answer.part_id))
+        else:
+            text = f"frames {frames} of camera {answer.camera_serial} have no answer, {between}"
+            found.fault(Finding("frame_gap", text, seq=answer.seq, part_id=answer.part_id))
 
 
 def _answered_nearby(reader: LedgerReader, before: _Answer, answer: _Answer) -> int:

@@ -44,6 +44,8 @@ def delay_s(error: BaseException, attempt: int, *, jitter: Callable[[], float] =
 class Outage:
     """Tells about one kind of trouble: WARNING when it begins, DEBUG while it lasts, INFO when it is over.
 
+    One that begins otherwise and turns out to need a hand (a password, rights) is a second WARNING.
+
     Parameters
     ----------
     logger
@@ -60,6 +62,7 @@ class Outage:
         self._clock = clock
         self._began_s: float | None = None
         self._past_s = 0.0
+        self._asked_for_a_hand = False
         self.failures = 0
         """Failures of the present outage; 0 when there is none."""
         self.count = 0
@@ -80,13 +83,20 @@ class Outage:
         """Seconds of all outages together, the present one included."""
         return self._past_s + self.lasted_s
 
-    def failed(self, reason: object) -> None:
-        """Count a failure and say why: the first of an outage as WARNING, the others as DEBUG."""
+    def failed(self, reason: object, error: BaseException | None = None) -> None:
+        """Count a failure and say why: the first of an outage as WARNING, the others as DEBUG.
+
+        ``error`` tells whether somebody has to act: the first such failure is a WARNING as well.
+        """
         self.failures += 1
+        by_hand = isinstance(error, _NEEDS_A_HAND) and not self._asked_for_a_hand
+        self._asked_for_a_hand = self._asked_for_a_hand or by_hand
         if self._began_s is None:
             self._began_s = self._clock()
             self.count += 1
             self._logger.warning("%s: %s", self._what, reason)
+        elif by_hand:
+            self._logger.warning("%s: after %.1f s: %s", self._what, self.lasted_s, reason)
         else:
             self._logger.debug("%s: still in trouble after %.1f s: %s", self._what, self.lasted_s, reason)
 
@@ -99,4 +109,5 @@ class Outage:
         self._logger.info("%s: back after %.1f s and %s%s", self._what, self.lasted_s, failures, tail)
         self._past_s += self.lasted_s
         self._began_s = None
+        self._asked_for_a_hand = False
         self.failures = 0

@@ -8,6 +8,7 @@ import logging
 import os
 import queue
 import random
+import tempfile
 import threading
 import time
 from collections import deque
@@ -42,6 +43,8 @@ QUEUE = 4
 PNG_LEVEL = 1
 
 SWEEP_S = 86400.0
+PROBE_BYTES = 1 << 20
+"""Written for a moment to see whether a disk that was in trouble takes an image again."""
 """How often images and ledger are compared, beginning at the start."""
 
 STEP_S = 0.005
@@ -114,6 +117,7 @@ class ReviewStore:
             on_trouble=on_disk,
         )
         self._on_trouble = on_trouble
+        self._in_trouble = False
         self._kept_at: deque[float] = deque()
         self._queue: queue.Queue[tuple[NDArray[np.uint8], Result] | None] = queue.Queue(QUEUE)
         self._swept = Sweep()
@@ -201,12 +205,14 @@ class ReviewStore:
                     continue
             except OSError as error:
                 self.dropped += 1
+                self._in_trouble = True
                 self._on_trouble(f"images cannot be kept in {self._root / 'images'}: {error.strerror or error}")
             except Exception:  # a bug here must not end the thread, and is not hidden
                 self.dropped += 1
                 log.exception("an image could not be kept")
             else:
                 self.kept += 1
+                self._in_trouble = False
                 self._on_trouble("")
 
     def _look_after(self, sweeping: Iterator[Sweep] | None) -> Iterator[Sweep] | None:
@@ -215,11 +221,25 @@ class ReviewStore:
             sweeping = self._step(sweeping)
             with contextlib.suppress(OSError):
                 self.quota.watch()
+            if self._in_trouble:
+                self._try_the_disk()
             self.thumbnails.fit()
         except Exception:  # a bug here must not end the thread, and is not hidden
             log.exception("kept images could not be looked after")
             return None
         return sweeping
+
+    def _try_the_disk(self) -> None:
+        """Say that the trouble is over as soon as an image could be kept: the next one may be hours away."""
+        folder = self._root / "images"
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(bytes(PROBE_BYTES))
+                probe.flush()
+                os.fsync(probe.fileno())
+            self._in_trouble = False
+            self._on_trouble("")
 
     def _step(self, sweeping: Iterator[Sweep] | None) -> Iterator[Sweep] | None:
         """Compare one more file with the ledger; None when that is over."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from lineward.daemon import allocator
 from lineward.daemon.line import STOP_DRAIN_S, Line
 from lineward.daemon.loop import inspect
+from lineward.daemon.recipes import DEFAULT
 from lineward.daemon.reload import Reloader, answer_nobody
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def run(
             stack.callback(reloader.start().close)
         if line.source.wait_open() and line.source.start():
             took_s = time.monotonic() - started
-            log.info("ready after %.1f s: %s, model %s", took_s, recipe.product, recipe.model.version)
+            name = "" if recipe.name == DEFAULT else f"recipe {recipe.name}, "
+            log.info("ready after %.1f s: %s%s, model %s", took_s, name, recipe.product, recipe.model.version)
         inspect(line.source, line.answers, review=line.review, heart=line, alarms=line.alarms, watch=line.watch)
         line.drain_s = STOP_DRAIN_S if stop.is_set() else drain_s
         return line.health

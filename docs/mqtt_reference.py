@@ -166,6 +166,8 @@ ALARMS = {
     "config": "The configuration could not be read again; the old one stays in force (severity `warning`).",
     "recipe": "A change of recipe failed and the old one stays in force, or the recipe that was in force is gone "
     "from the configuration (severity `warning`).",
+    "memory": "The recipe in force could not be written down: after a restart another one would judge. Tried again "
+    "until the disk takes it (severity `warning`).",
     "brightness": "Lamp or exposure changed since commissioning, as a whole or in one zone (severity `warning`).",
     "sharpness": "Pictures are less sharp than at commissioning, or show more fine detail (severity `warning`).",
     "position": "Parts lie elsewhere in the picture than at commissioning (severity `warning`).",

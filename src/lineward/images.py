@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from typing import TYPE_CHECKING
 
@@ -65,9 +66,12 @@ def read_image(path: Path, *, significant_bits: int = 16) -> NDArray[np.uint8]:
         Missing, empty, cut off, too large, of an unknown format or of an unsupported pixel type.
     """
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageFileError(f"{path}: is a folder; give the image files in it")
+        if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+            raise ImageFileError(f"{path}: is no file with an image but a pipe or a device; remove it")
         data = path.read_bytes()
-    except IsADirectoryError as error:
-        raise ImageFileError(f"{path}: is a folder; give the image files in it") from error
     except OSError as error:
         raise ImageFileError(f"{path}: cannot be read: {error.strerror or error}") from error
     return decode_image(data, str(path), significant_bits=significant_bits)

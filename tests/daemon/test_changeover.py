@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.broker import wait_until
 from tests.daemon import desk
 
 from lineward.daemon.changeover import Changeover
@@ -79,14 +80,31 @@ def test_the_recipe_in_force_is_on_the_disk_before_anybody_hears_of_it(
     assert [path.name for path in tmp_path.iterdir() if "recipe" in path.name] == ["recipe"], "nothing is left behind"
 
 
-def test_a_recipe_that_cannot_be_remembered_is_in_force_all_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Rule: trouble with the disk is said, and costs nothing but the memory."""
-    recipes = Recipes(config(tmp_path / "gone"))
-    recipes.remember("flange")
-    assert ["recipe flange is in force, but is not remembered" in line for line in caplog.messages] == [True]
-    assert recipes.remembered(Alarms()).name == "default"
+def test_a_recipe_that_cannot_be_remembered_is_in_force_and_tried_until_the_disk_takes_it(tmp_path: Path) -> None:
+    """Rule: acknowledged is acknowledged; an alarm lasts as long as a restart would go back to another product."""
+    root = tmp_path / "root"
+    root.write_text("a file where the folder should be")
+    with closing(desk.Desk(tmp_path)) as station:
+        station.book.activate(desk.recipe())
+        recipes = Loaded(config(root))
+        changeover = Changeover(recipes, station.book, station.alarms, lambda _recipe: None)
+        changeover.start()
+        heard: list[str] = []
+        changeover.request("flange", heard.append)
+        switch = station.book.next(10)
+        assert isinstance(switch, Switch)
+        station.book.activate(switch.recipe)
+        switch.done("", "")
+        wait_until(lambda: heard == [""], 10, "the reply")
+        alarm = station.alarms.raised()["memory"]
+        assert alarm.text.startswith("recipe flange is in force, but a restart would not know it: ")
+        assert alarm.severity == "warning"
+        assert recipes.remembered(Alarms()).name == "default"
+        root.unlink()
+        root.mkdir()
+        wait_until(lambda: "memory" not in station.alarms.raised(), 10, "it is written down")
+        assert recipes.remembered(Alarms()).name == "flange"
+        changeover.close()
 
 
 def test_a_recipe_that_is_gone_from_the_configuration_is_an_alarm(tmp_path: Path) -> None:

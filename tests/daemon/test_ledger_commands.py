@@ -271,6 +271,16 @@ def test_frames_that_nobody_answered_are_a_fault(ledger, say):
     assert "frames 42 to 42 of camera s1" in report["faults"][0]["text"]
 
 
+def test_files_that_a_replay_skipped_are_a_note(ledger, say):
+    """Rule: a folder gives up no file but one that cannot be read, which the log names: that adds up."""
+    ledger.record(make(seq=0, part_id="a.png", camera=CameraRef("parts", "/data/parts", 3)))
+    ledger.record(make(seq=0, part_id="d.png", camera=CameraRef("parts", "/data/parts", 6)))
+    report = found(say)
+    assert report["fine"]
+    assert [note["kind"] for note in report["notes"]] == ["skipped_files"]
+    assert "files 4 to 5 of /data/parts were skipped" in report["notes"][0]["text"]
+
+
 def test_lost_frames_may_be_answered_before_older_ones(ledger, say):
     """Rule: under overload a lost frame has its answer before those that wait, and every one of them counts."""
     for frame_id in (1, 4, 5, 2, 3, 6):

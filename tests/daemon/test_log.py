@@ -243,3 +243,23 @@ def parse_journal(data: bytes) -> dict[str, str]:
             data = rest[9 + size :]
         fields[name.decode()] = value.decode()
     return fields
+
+
+@pytest.mark.parametrize("sign", ["\x1b", "\x9b", "\u202e", "\r", "\x07", "\udc9f"])
+def test_a_name_from_outside_does_not_steer_the_terminal(sign: str) -> None:
+    """Rule: what a command, a file or a camera is called is shown, not carried out; a new line is no new entry."""
+    record = logging.LogRecord(
+        "lineward", logging.WARNING, "", 0, "no recipe %s", (f"a{sign}[31mb\n12:00:00  #9",), None
+    )
+    text = log.LineFormatter(colour=False).format(record)
+    assert sign not in text
+    assert "[31mb" in text
+    assert text.splitlines()[1].startswith("    12:00:00")
+    text.encode()
+
+
+def test_a_huge_name_does_not_fill_the_log() -> None:
+    """Rule: what is longer than a screen is cut, and it says how long it was."""
+    text = log.readable("x" * 60_000)
+    assert len(text) < 5_000
+    assert text.endswith("(60000 signs)")

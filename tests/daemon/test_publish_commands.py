@@ -156,6 +156,19 @@ def test_a_command_that_the_broker_kept_is_told_apart(
 
 
 @needs_mosquitto
+def test_with_mqtt_5_a_command_that_is_kept_is_known_while_we_listen(
+    broker: Mosquitto, plc: Plc, station: Callable[..., Station]
+) -> None:
+    """Rule: sent as retained it is refused at once, and not only when it comes again after a restart."""
+    here = station(broker.port, protocol="5")
+    plc.command("trigger", b"first").wait_for_publish(5)
+    wait_until(lambda: here.commands == [("trigger", b"first", False)])
+    plc.command("trigger", b"kept", retain=True).wait_for_publish(5)
+    wait_until(lambda: len(here.commands) == 2)
+    assert here.commands[1] == ("trigger", b"kept", True)
+
+
+@needs_mosquitto
 def test_a_huge_command_is_cut_and_costs_nothing_else(
     broker: Mosquitto, hear: Subscriber, plc: Plc, ledger: Ledger, station: Callable[..., Station]
 ) -> None:

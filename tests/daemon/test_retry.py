@@ -43,3 +43,17 @@ def test_an_outage_warns_once_and_tells_its_length(caplog: pytest.LogCaptureFixt
     assert levels == ["WARNING", "DEBUG", "DEBUG", "INFO"]
     assert caplog.messages[-1] == "broker: back after 6.0 s and 3 failures; 12 results waiting"
     assert (outage.active, outage.count, outage.total_s) == (False, 1, 6.0)
+
+
+def test_an_outage_that_turns_out_to_need_a_hand_warns_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Rule: a broker that comes back with another password is told once, also when the outage began otherwise."""
+    outage = Outage(LOG, "broker", clock=lambda: 7.0)
+    with caplog.at_level(logging.DEBUG, LOG.name):
+        for _ in range(2):
+            outage.failed("connection lost", ConnectionError())
+            outage.failed("not authorized", PermissionError())
+            outage.failed("not authorized", PermissionError())
+            outage.over()
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["WARNING", "WARNING", "DEBUG", "INFO"] * 2
+    assert caplog.messages[1] == "broker: after 0.0 s: not authorized"

@@ -134,6 +134,22 @@ def test_a_folder_that_cannot_be_written_is_trouble_and_then_over(
     assert (store.kept, store.dropped) == (1, 1)
 
 
+def test_trouble_is_over_when_the_disk_is_well_and_not_with_the_next_image(
+    tmp_path: Path, ledger: Ledger, make_result: Callable[..., Result]
+) -> None:
+    """Rule: on a good line the next image may be hours away; an alarm does not wait for it."""
+    (tmp_path / "images").write_text("a file where the folder should be")
+    store, troubles = make_store(tmp_path, ledger)
+    keep(store, ledger, make_result(), picture(1))
+    wait_until(lambda: bool(troubles))
+    assert troubles[-1]
+    (tmp_path / "images").unlink()
+    wait_until(lambda: troubles[-1] == "")
+    store.close()
+    assert (store.kept, store.dropped) == (0, 1)
+    assert not list((tmp_path / "images").iterdir())
+
+
 def test_a_name_never_stands_for_half_a_file(tmp_path: Path) -> None:
     """A write that fails leaves neither the file nor its part."""
     with pytest.raises(OSError, match="directory"):

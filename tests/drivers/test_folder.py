@@ -254,3 +254,16 @@ def test_many_files_are_replayed_without_a_pause(tmp_path):
         values.append(int(camera.grab(1).image[0, 0]))
         time.sleep(0.002 * (number % 3))
     assert values == list(range(30))
+
+
+def test_what_is_no_file_is_skipped_by_name(tmp_path):
+    """A pipe with an image's suffix would be read for ever; it is told like any other broken file."""
+    os.mkfifo(tmp_path / "0.png")
+    put(tmp_path, "1.png")
+    camera = FolderCamera(tmp_path)
+    camera.open()
+    camera.start()
+    got = camera.grab(1)
+    assert got.reason is NoFrameReason.BROKEN_FILE
+    assert "0.png: is no file with an image" in got.detail
+    assert camera.grab(1).frame_id == 1

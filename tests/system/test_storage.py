@@ -131,6 +131,20 @@ def test_trouble_from_the_start_on_is_told_before_any_part(
     assert made.end()[0] == 0, made.log
 
 
+def test_an_idle_station_hears_that_the_disk_is_well_again(
+    line: Callable[..., Line], disk: Path, broker: Mosquitto, hear: Subscriber
+) -> None:
+    """Rule: the alarm goes with the trouble, and not with the next part, which may be hours away."""
+    mount("-o", "remount,ro", str(disk))
+    camera = {**CAMERA, "trigger": "software"}
+    made = line(port=broker.port, camera=camera, storage={"root": str(disk / "deep")}, watch={"enabled": False}).start()
+    wait_until(lambda: changes(hear, "storage") == [True], 30, "alarm storage")
+    mount("-o", "remount,rw", str(disk))
+    wait_until(lambda: changes(hear, "storage") == [True, False], 30, "the end of the alarm")
+    assert not hear.on("result")
+    assert made.end()[0] == 0, made.log
+
+
 def test_a_storage_root_that_is_a_file_does_not_stop_the_line(
     line: Callable[..., Line], tmp_path: Path, broker: Mosquitto, hear: Subscriber
 ) -> None:
