@@ -23,6 +23,8 @@ from lineward.drivers.camera import Trigger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic_core import ErrorDetails
+
     from lineward.daemon.answers import Answers
     from lineward.daemon.changeover import Changeover
     from lineward.daemon.health import Alarms
@@ -42,6 +44,12 @@ BURST = 256
 QUIET_S = 10.0
 
 _NAME = re.compile(r"[a-z_]{1,32}")
+
+_WANTED = {
+    "id": "1 to 64 printable ASCII characters without space, or a whole number from 0 to 2147483647",
+    "part_id": "text of 1 to 128 characters, none of them a control character",
+    "part_ids": "a list of texts of 1 to 128 characters, none of them a control character",
+}
 
 CommandId = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,64}$")]
 PartId = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -232,10 +240,29 @@ def _parse(name: str, payload: bytes, *, retained: bool) -> _Command:
         return model.model_validate(json.loads(payload))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise Refused("malformed", f"{place}: {first['msg']}".removeprefix(": ")) from error
+        if first["type"] == "too_long" and first["loc"] == ("part_ids",):
+            count = first["ctx"]["actual_length"]
+            raise Refused("queue_full", f"part_ids: {count} ids, at most 1000 can wait") from error
+        raise Refused("malformed", _in_words(first, model)) from error
     except (ValueError, RecursionError) as error:
         raise Refused("malformed", f"is not JSON: {error}") from error
+
+
+def _in_words(fault: ErrorDetails, model: type[_Command]) -> str:
+    """Say what is wrong with a command to whoever wrote the program that sends it."""
+    key = str(fault["loc"][0]) if fault["loc"] else ""
+    given = f"{key} = {json.dumps(fault['input'])[:80]}"
+    match fault["type"]:
+        case "missing":
+            return f"{key}: is missing; add it"
+        case "extra_forbidden":
+            return f"{given}: no such key; known are {', '.join(model.model_fields)}"
+        case "value_error":
+            return str(fault["ctx"]["error"])
+        case "model_type":
+            return "is no JSON object; send {...}"
+        case _:
+            return f"{given}: give {_WANTED.get(key, 'text in quotes')}"
 
 
 def _id_of(payload: bytes) -> object:

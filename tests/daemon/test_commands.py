@@ -91,7 +91,7 @@ def test_a_trigger_is_taken_with_its_id(station: Station) -> None:
         ("trigger", b"x" * (LARGEST_BYTES + 1), "too_large"),
         ("part", {"id": 1}, "malformed"),
         ("part", {"id": 1, "part_id": "A", "part_ids": ["B"]}, "malformed"),
-        ("part", {"id": 1, "part_ids": ["A"] * (MOST_ANNOUNCED + 1)}, "malformed"),
+        ("part", {"id": 1, "part_ids": ["A"] * (MOST_ANNOUNCED + 1)}, "queue_full"),
         ("recipe", {"id": 1}, "malformed"),
         ("recipe", {"id": 1, "recipe": "a", "product": "b"}, "malformed"),
         ("reboot", {"id": 1}, "unknown_command"),
@@ -290,3 +290,24 @@ def test_a_huge_command_is_an_alarm(station: Station) -> None:
     station.now += 60
     station.commands.look()
     assert not station.alarms.raised()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("trigger", {"id": -1}, "id = -1: give 1 to 64 printable ASCII characters without space, or a whole number"),
+        ("trigger", {"id": None}, "id = null: give 1 to 64 printable"),
+        ("trigger", {"id": 1, "partid": "x"}, 'partid = "x": no such key; known are id, part_id, product'),
+        ("trigger", {}, "id: is missing; add it"),
+        ("trigger", [], "is no JSON object"),
+        ("part", {"id": 1}, "give either part_id or part_ids"),
+        ("part", {"id": 1, "part_ids": ["A"] * (MOST_ANNOUNCED + 1)}, "1001 ids, at most 1000 can wait"),
+        ("part", {"id": 1, "part_ids": [""]}, 'part_ids = "": give a list of texts of 1 to 128 characters'),
+    ],
+)
+def test_a_refusal_says_what_to_send_instead(
+    station: Station, name: str, content: object, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rule: the log speaks to whoever wrote the PLC's program, in the words of the command."""
+    station.say(name, content)
+    assert words in caplog.text
