@@ -260,7 +260,7 @@ def _draw_result(job: Job, result: dict[str, Any]) -> None:
             markup("lw-gallery", "".join(map(_pair, passed[:GALLERY])))
         with div("lw-card"):
             text("What its training says", "lw-h3", "h3")
-            for sentence in (*result["sentences"], result["promise"], *(f"Note: {w}." for w in result["warnings"])):
+            for sentence in (*result["sentences"], *(f"Note: {w}." for w in (result["promise"], *result["warnings"]))):
                 text(sentence)
             _draw_learned(job, result)
     changed = _changed(result)
