@@ -288,10 +288,10 @@ def test_the_threshold_is_moved_in_units_of_the_shop_floor(
     with browser.page(own.url, "eve") as page:
         open_improve(page, own)
         turn(page, "PageUp", "100")
-        compared = len(own.lines("training of bracket: done"))
+        compared = len(own.lines("comparison of bracket: done"))
         page.click("button:has-text('Use this strictness')")
         wait_until(lambda: "-strict" in load_manifest(candidate).version, 60, "the candidate has another threshold")
-        wait_until(lambda: len(own.lines("training of bracket: done")) > compared, 120, "it was compared anew")
+        wait_until(lambda: len(own.lines("comparison of bracket: done")) > compared, 120, "it was compared anew")
     after = load_manifest(candidate).thresholds
     assert after.fail_from < before.fail_from
     assert after.pass_below <= before.pass_below
@@ -307,9 +307,9 @@ def test_yes_is_for_the_candidate_that_the_question_named(own: ReviewPage, brows
         page.wait_for_selector("text=You can go back at any time.")
         open_improve(other, own)
         turn(other, "PageDown", "0")
-        compared = len(own.lines("training of bracket: done"))
+        compared = len(own.lines("comparison of bracket: done"))
         other.click("button:has-text('Use this strictness')")
-        wait_until(lambda: len(own.lines("training of bracket: done")) > compared, 120, "it was compared anew")
+        wait_until(lambda: len(own.lines("comparison of bracket: done")) > compared, 120, "it was compared anew")
         page.click("button:has-text('Yes, let it judge')")
         page.wait_for_selector("text=another candidate has come since; look at it first")
     assert models.history(own.storage, "bracket") == before
