@@ -16,6 +16,7 @@ from lineward.models.check_pictures import find_coverage
 from lineward.models.dataset import DatasetError, read_dataset
 from lineward.models.dataset_check import CheckReport, check_dataset
 from lineward.models.filefacts import find_facts, time_in_name
+from lineward.models.shortcuts import area_with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -337,3 +338,17 @@ def test_a_directory_of_exif_that_names_itself_ends() -> None:
     jpeg = cv2.imencode(".jpg", np.zeros((8, 8), np.uint8))[1].tobytes()
     facts = find_facts(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:], "", "a.jpg")
     assert (facts.taken, facts.camera) == (0.0, "")
+
+
+def test_two_batches_prove_little_and_many_parts_much() -> None:
+    """Rule: the interval of an AUROC knows how few batches there are; what separates them wholly stays found."""
+    low = {}
+    for batches, each in ((2, 60), (60, 2)):
+        groups = np.repeat(np.arange(2 * batches), each)
+        labels = groups < batches
+        scores = labels + np.random.default_rng(7 if batches == 2 else 8).normal(size=len(groups))
+        area, low[batches], high = area_with_interval(labels, scores, groups, 0)
+        assert low[batches] < area <= high
+    assert low[2] < 0.5 < low[60]
+    groups = np.repeat(np.arange(4), 30)
+    assert area_with_interval(groups < 2, (groups < 2) * 1.0, groups, 0) == (1.0, 1.0, 1.0)
