@@ -237,4 +237,4 @@ def test_zeros_behind_a_png_do_not_matter():
     data = file_of(".png", NOISE)
     assert (decode_image(data + bytes(10_000), "x") == decode_image(data, "x")).all()
     with pytest.raises(ImageFileError, match="cut off"):
-        decode_image(data[:-1] + b"", "x")
+        decode_image(data[:-1], "x")

@@ -216,7 +216,7 @@ class Jobs:
                     kept = [old for old in before[:-KEEP_JOBS] if old is proposal]
                     self._trainings[product] = [*kept, *before[-KEEP_JOBS:], job]
             self._job = self._latest[product, kind] = job
-        log.info("%s starts a %s of %s", by, "comparison" if only_compare else WHAT[kind], product)
+        log.info("%s starts a %s of %s", by, _what(job), product)
         threading.Thread(target=self._run, args=(job,), name="training", daemon=True).start()
         return job
 

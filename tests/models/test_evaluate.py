@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -12,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lineward.images import ImageFileError, read_image
 from lineward.models.dataset import DatasetError
-from lineward.models.evaluate import evaluate, judge_folder, predict
+from lineward.models.evaluate import Judged, evaluate, judge_folder, predict
 from lineward.models.foreign import Declaration
 from lineward.models.importing import import_model
 from lineward.models.metrics import measure
+from lineward.models.records import Risk
 from lineward.models.report import page
 from lineward.models.session import Session
 from lineward.models.verdict import Decision
@@ -63,19 +65,26 @@ def test_a_training_image_that_was_saved_again_is_known(
         evaluate(session, folder)
 
 
+def asked_of(judged: Judged, share: float) -> Judged:
+    """The same figures beside a promise that they can prove."""
+    asked = Risk(max_false_reject=share, max_escape=share)
+    risk = judged.manifest.risk.model_copy(update={"asked": asked})
+    return replace(judged, manifest=judged.manifest.model_copy(update={"risk": risk}))
+
+
 def test_figures_without_a_table_of_parts_come_with_a_warning(
     session: Session, make_parts: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Rule: intervals that may be too narrow are called so, on the terminal as on the page, and prove nothing."""
     folder = make_parts(tmp_path, good=20, defects={"spot": 10}, first=2200)
-    table = (folder / "groups.csv").read_text()
-    known = judge_folder(session, folder)
+    known = asked_of(judge_folder(session, folder), 0.5)
     assert len(known.sentences()) == 3
-    assert "if each of them" not in page(known)
+    assert "these images prove it." in page(known)
     (folder / "groups.csv").unlink()
-    judged = judge_folder(session, folder)
+    judged = asked_of(judge_folder(session, folder), 0.5)
     notes = judged.sentences()[:-3]
-    assert any("there is no groups.csv" in note for note in notes), table
+    assert any("there is no groups.csv" in note for note in notes)
+    assert "these images prove it, if each of them shows another part." in page(judged)
     assert notes[-1] == "Note: where several images show one part, the intervals below are too narrow."
 
 
