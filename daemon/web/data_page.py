@@ -17,12 +17,13 @@ from starlette.background import BackgroundTask
 
 from lineward.daemon.label_records import FAIL, PASS
 from lineward.daemon.web import words
+from lineward.daemon.web.exporting import export
 from lineward.daemon.web.guard import address
 from lineward.daemon.web.jobs import CHECK, DONE, STAGES
 from lineward.daemon.web.scratch import EXPORT, UPLOAD
 from lineward.daemon.web.shell import REFUSALS, button, div, frame, markup, say, table, text, thumb
 from lineward.daemon.web.trainingset import held_out
-from lineward.daemon.web.transfer import export, import_zip
+from lineward.daemon.web.transfer import import_zip
 
 if TYPE_CHECKING:
     from lineward.daemon.web.jobs import Job

@@ -225,7 +225,7 @@ def session_token(headers: dict[str, str]) -> str:
     Cookies are shared by all ports of a host: what another program there has set, well formed or not, is passed over.
     """
     pairs = (pair.partition("=") for pair in headers.get("cookie", "").split(";"))
-    return next((value.strip() for name, _, value in pairs if name.strip() == COOKIE), "")
+    return next((value.strip().strip('"') for name, _, value in pairs if name.strip() == COOKIE), "")
 
 
 def address(scope: Scope) -> str:

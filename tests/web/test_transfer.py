@@ -18,7 +18,8 @@ from tests.web.kit import add_part, make_part, png
 
 from lineward.daemon.label_records import BLIND, FAIL, LABELLED, PASS, LabelError
 from lineward.daemon.web import transfer
-from lineward.daemon.web.transfer import TransferError, export, header_size, import_folder, import_zip
+from lineward.daemon.web.exporting import export
+from lineward.daemon.web.transfer import TransferError, header_size, import_folder, import_zip
 from lineward.images import decode_image
 
 if TYPE_CHECKING:
