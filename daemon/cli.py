@@ -35,10 +35,6 @@ DEFAULT_CONFIG = Path("/etc/lineward/lineward.toml")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: exit code 0 fine, 1 the thing checked is not fine, 2 wrong usage or bad input."""
-    from lineward.daemon.config import ConfigError
-    from lineward.drivers.camera import CameraError
-    from lineward.images import ImageFileError
-
     try:
         sys.exit(app(args=arguments, standalone_mode=False) or 0)
     except TyperException as error:
@@ -50,17 +46,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)  # called without arguments: the help is on the screen already
     except typer.Abort:
         sys.exit(130)
-    except (ConfigError, CameraError, ImageFileError) as error:
-        fail(error)
-    except ValueError as error:
-        # BundleError and DatasetError are ValueErrors of modules too heavy to import for every command.
-        if type(error).__module__.startswith("lineward."):
-            fail(error)
-        raise
     except OSError as error:
         fail(_where(error))
+    except Exception as error:
+        if not _is_ours(error):
+            raise
+        fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Tell an error that Lineward put into words for its user from one that nobody expected."""
+    # Their classes are not imported until one is raised: numpy and OpenCV take longer than most commands.
+    from lineward.drivers.camera import CameraError
+
+    return isinstance(error, CameraError) or (
+        isinstance(error, ValueError) and type(error).__module__.startswith("lineward.")
+    )
 
 
 def _where(error: OSError) -> str:
