@@ -93,10 +93,12 @@ CREATE INDEX labels_by_image ON labels (image);
 CREATE INDEX labels_by_person ON labels (person, id);
 """
 DAMAGED = "move it aside, and it is made again from the files beside the labelled pictures"
-_INDICES = (
-    # Without these, asking for 50 labelled parts among 20,000 reads all of them, beside every label that is given.
+_LATER = (
+    # Without these indices, asking for 50 labelled parts among 20,000 reads all of them, beside every label that is given.
     "CREATE INDEX IF NOT EXISTS parts_by_state ON parts (product, status, created_ns)",
     "CREATE INDEX IF NOT EXISTS parts_unlabelled ON parts (status, origin) WHERE status = 'new'",
+    "CREATE TABLE IF NOT EXISTS type_places (id INTEGER PRIMARY KEY, product TEXT NOT NULL, defect_type TEXT NOT NULL,"
+    " UNIQUE (product, defect_type))",
 )
 """Made where they are missing, in a store that an earlier version wrote too."""
 
@@ -134,7 +136,7 @@ class LabelStore:
                     self._db.execute(f"PRAGMA user_version = {SCHEMA}")
                     self._make_again()
                 if version <= SCHEMA:
-                    for statement in _INDICES:
+                    for statement in _LATER:
                         self._db.execute(statement)
         except (sqlite3.Error, OSError) as error:
             remedy = DAMAGED if is_damaged(error) else "check the disk and who owns the file"
@@ -192,7 +194,8 @@ class LabelStore:
             try:
                 return self._db.execute(sql, values).fetchall()
             except sqlite3.DatabaseError as error:
-                raise LabelError(f"{self._path}: cannot be read: {error}; put its last copy in its place") from error
+                remedy = DAMAGED if is_damaged(error) else "check the disk and who owns the file"
+                raise LabelError(f"{self._path}: cannot be read: {error}; {remedy}") from error
 
     # ---- pictures
 
@@ -465,6 +468,17 @@ class LabelStore:
     def defect_types(self, product: str) -> list[str]:
         """Return the defect types in use, the most frequent first."""
         return [kind for (label, kind) in self.by_type(product) if label == FAIL and kind]
+
+    def in_their_places(self, product: str, types: Sequence[str]) -> list[str]:
+        """Return defect types in the order in which they were first offered: a key that a person learnt keeps its defect."""
+        sql = "SELECT defect_type FROM type_places WHERE product = ? ORDER BY id"
+        places = [kind for (kind,) in self._fetch(sql, product)]
+        new = [kind for kind in dict.fromkeys(types) if kind not in places]
+        if new:
+            with self._change() as db:
+                row = "INSERT OR IGNORE INTO type_places (product, defect_type) VALUES (?, ?)"
+                db.executemany(row, [(product, kind) for kind in new])
+        return [kind for kind in [*places, *new] if kind in types]
 
     def escapes(self, product: str) -> list[Part]:
         """Return the "never again" set: parts that the line had passed and a person called defective."""

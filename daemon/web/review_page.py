@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002 - FastAPI reads the annotation
 from nicegui import events, ui
 
-from lineward.daemon.label_records import FAIL, FIRST, PASS, SETTLE, SKIP, LabelError, as_spelled, clean_type
+from lineward.daemon.label_records import FAIL, FIRST, NEW, PASS, SETTLE, SKIP, LabelError, as_spelled, clean_type
 from lineward.daemon.web import words
 from lineward.daemon.web.pictures import MOST_VECTORS
 from lineward.daemon.web.shell import button, div, frame, markup, picture_url, say, set_source, text, thumb
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SYNC_S = 3.0
 NEAREST = 4
 RECENT = 6
+NUMBERED = 9
+"""Defects that have a key; those after them are clicked."""
 DAY_NS = 86_400 * 1_000_000_000
 KEYS = (
     ("P", "pass"),
@@ -67,7 +69,8 @@ class Desk:
         self._now: tuple[Part, str] | None = None
         self._choosing = False
         self._heat = False
-        self._busy = False
+        self._gone: set[str] = set()
+        self._writing = asyncio.Lock()
         self._filling = asyncio.Lock()
         self._given: deque[float] = deque(maxlen=60)
         self._types: list[str] = []
@@ -111,6 +114,7 @@ class Desk:
                             text(does, "lw-muted")
         self._overlay.set_visibility(False)
         ui.on("lw_key", self._key)
+        ui.on("lw_broken", self._broken)
         ui.timer(SYNC_S, self._sync, immediate=False)
 
     def _button(self, name: str, key: str, icon: str, classes: str, decision: str) -> ui.button:
@@ -213,13 +217,15 @@ class Desk:
             if not self._coming:
                 return None
             part, purpose = self._coming.pop(0)
-            if purpose != FIRST or self._page.station.hold(part, self._page.person):
+            if self._page.station.pictures.path(part) is None:
+                self._gone.add(part.image)
+            elif purpose != FIRST or self._page.station.hold(part, self._page.person):
                 return part, purpose
 
     def _refill(self) -> None:
         if len(self._coming) >= 3:
             return
-        shown = [part.image for part, _ in ([self._now] if self._now else []) + self._coming]
+        shown = [part.image for part, _ in ([self._now] if self._now else []) + self._coming] + list(self._gone)
         station = self._page.station
         if self._settle:
             found = [(part, SETTLE) for part in station.labels.parts(self._page.product, status="conflict", limit=20)]
@@ -234,12 +240,25 @@ class Desk:
 
     # ---- what a person does
 
+    async def _broken(self, event: events.GenericEventArguments) -> None:
+        """Go on when the browser cannot show the picture and nor can anybody; else the browser asks for it again."""
+        part = self._now[0] if self._now else None
+        if part is None or part.image != str(event.args["image"]):
+            return
+        if await asyncio.to_thread(self._page.station.pictures.pixels, part.image) is not None:
+            return
+        self._gone.add(part.image)
+        if self._now is not None and self._now[0] is part:
+            self._now = None
+            say(f"the picture of part {words.name(part)} is gone or cannot be read: here is the next one", bad=True)
+            await self.show()
+
     async def _key(self, event: events.GenericEventArguments) -> None:
         key, image = str(event.args["key"]).lower(), str(event.args["image"])
         action = self._page.action
         if self._choosing and key == "escape":
             self._end_choice()
-        elif self._choosing and (key == "enter" or (key.isdecimal() and 0 < int(key) <= len(self._types))):
+        elif self._choosing and (key == "enter" or (key.isdecimal() and 0 < int(key) <= len(self._types[:NUMBERED]))):
             await action("technician", self._fail)("" if key == "enter" else self._types[int(key) - 1], image)
         elif key in {"p", "f", "s"}:
             await action("technician", self._decide)({"p": PASS, "f": FAIL, "s": SKIP}[key], image)
@@ -259,29 +278,38 @@ class Desk:
 
     async def _give(self, person: Person, decision: str, defect_type: str, image: str) -> None:
         """Label the part in force, if it is the one that the person saw: a second press is not for the next part."""
-        if self._now is None or self._busy or self._now[0].image != image:
+        if self._now is None or self._writing.locked() or self._now[0].image != image:
             return
-        self._busy = True
         part, purpose = self._now
         station = self._page.station
-        try:
-            await asyncio.to_thread(
-                station.labels.give, part.image, person.name, decision, defect_type, purpose=purpose
-            )
-        except LabelError:
-            gone = station.labels.part(part.image) is None or station.pictures.path(part) is None
-            if gone:  # it must not block the way to the next one
-                self._now = None
-                await self.show()
-            raise
-        finally:
-            self._busy = False
-        self._given.append(time.monotonic())
+
+        def give() -> bool:
+            known = station.labels.part(part.image)
+            if purpose == FIRST and known is not None and known.status != NEW:
+                return False
+            station.labels.give(part.image, person.name, decision, defect_type, purpose=purpose)
+            return True
+
+        async with self._writing:
+            try:
+                given = await asyncio.to_thread(give)
+            except LabelError:
+                gone = station.labels.part(part.image) is None or station.pictures.path(part) is None
+                if gone:  # it must not block the way to the next one
+                    self._gone.add(part.image)
+                    self._now = None
+                    await self.show()
+                raise
+        if not given:
+            say(f"part {words.name(part)} was labelled meanwhile, in another window: here is the next one", bad=True)
+        else:
+            self._given.append(time.monotonic())
         self._now = None
         await self.show()
 
     async def _undo(self, person: Person) -> None:
-        label = await asyncio.to_thread(self._page.station.labels.undo, person.name)
+        async with self._writing:  # of the label that was given last, though both keys came at once
+            label = await asyncio.to_thread(self._page.station.labels.undo, person.name)
         if label is None:
             say("there is nothing to undo", bad=True)
             return
@@ -299,13 +327,13 @@ class Desk:
         if self._now is None:
             return
         self._choosing = True
-        self._types = self._page.station.defect_types(self._page.product)[:9]
+        self._types = self._page.station.defect_types(self._page.product)
         self._choice.clear()
         action = self._page.action
         with self._choice:
             text("Which defect?", "lw-h3", "h3")
             for number, name in enumerate(self._types, 1):
-                self._type_button(f"{number} {name}", name)
+                self._type_button(f"{number} {name}" if number <= NUMBERED else name, name)
             self._type_button("Enter: not named", "")
             new = ui.input("New defect (N)").props('dense outlined maxlength=40 aria-label="Name of a new defect"')
             new.classes("lw-new-type")

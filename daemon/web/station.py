@@ -157,7 +157,7 @@ class Station:
         return own if (own / "good").is_dir() else base if (base / "good").is_dir() else None
 
     def defect_types(self, product: str) -> list[str]:
-        """Return the defect types to choose from: those in use, those of the model, those of the base data."""
+        """Return the defect types to choose from, in use, of the model or of the base data; each keeps its place."""
         found = list(self.labels.defect_types(product))
         path = self.model_path(product)
         if path is not None:
@@ -166,7 +166,7 @@ class Station:
         base = self.base_data(product)
         if base is not None and (base / "defect").is_dir():
             found += sorted(folder.name for folder in (base / "defect").iterdir() if folder.is_dir())
-        return list(dict.fromkeys(found))
+        return self.labels.in_their_places(product, found)
 
     # ---- the queue
 

@@ -348,6 +348,101 @@ def test_a_key_is_for_the_part_that_can_be_seen(
     assert {part.image for part in store.parts(queue.product, status=LABELLED)} == {queue.image(0), queue.image(1)}
 
 
+def test_nobody_labels_a_picture_that_did_not_come(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
+    """Rule: a key for a picture whose connection broke labels nothing; it is asked for again by itself."""
+    broken: list[Any] = []
+
+    def hang_up(route: Any) -> None:
+        broken.append(route)
+        route.abort()
+
+    address = f"**/picture/{queue.image(1)}/view"
+    with browser.page(own.url, "tom") as page:
+        page.route(address, hang_up)
+        open_queue(page, own.url, queue)
+        page.keyboard.press("p")
+        page.wait_for_function(f"image => {SHOWN}?.includes(image)", arg=queue.image(1))
+        wait_until(lambda: broken, 10, "the picture is asked for")
+        page.wait_for_function("document.querySelector('.lw-part').complete")
+        page.keyboard.press("p")
+        page.keyboard.press("h")  # handled after the one before it
+        page.wait_for_selector(".lw-heat", state="attached")
+        page.wait_for_function("document.querySelector('.lw-heat').getAttribute('src')")
+        assert store.counts(queue.product) == {"labelled": 1, "new": 11}
+        page.unroute(address)
+        page.wait_for_function("image => lineward.shown() === image", arg=queue.image(1))
+        press(page, "p")
+    assert {part.image for part in store.parts(queue.product, status=LABELLED)} == {queue.image(0), queue.image(1)}
+
+
+def test_a_picture_that_is_gone_or_damaged_is_passed_over(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
+    """Rule: nobody is asked about a picture that cannot be shown, and the queue goes on behind it."""
+    gone, damaged = (store.part(queue.image(number)) for number in (1, 3))
+    assert gone is not None
+    assert damaged is not None
+    (own.storage / gone.path).unlink()
+    (own.storage / damaged.path).write_bytes(b"no picture")
+    seen = []
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
+        for _ in range(3):
+            seen.append(page.evaluate("lineward.shown()"))
+            press(page, "p")
+        page.wait_for_selector("text=gone or cannot be read")
+        page.wait_for_function("image => lineward.shown() === image", arg=queue.image(5))
+    assert seen == [queue.image(number) for number in (0, 2, 4)]
+
+
+def test_a_number_keeps_its_defect(own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue) -> None:
+    """Rule: the key of a defect is the same for the next part, however often each defect was seen."""
+    for number, kind in enumerate(("dent", "scratch", "scratch")):
+        store.give(queue.image(number), "eve", FAIL, kind)
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
+        for _ in range(4):
+            page.keyboard.press("f")
+            page.wait_for_selector("button:has-text('1 scratch')")
+            page.wait_for_selector("button:has-text('2 dent')")
+            press(page, "2")
+    found = [part.label_type for part in store.parts(queue.product, status=LABELLED)]
+    assert sorted(found) == ["dent"] * 5 + ["scratch"] * 2
+
+
+def test_one_person_with_two_windows_contradicts_nobody(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
+    """Rule: a part that was labelled in one window is passed over in the other, which says so."""
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
+        other = page.context.new_page()
+        open_queue(other, own.url, queue)
+        assert other.evaluate("lineward.shown()") == page.evaluate("lineward.shown()") == queue.image(0)
+        press(page, "p")
+        press(other, "s")
+        other.wait_for_selector("text=was labelled meanwhile")
+    assert [(label.decision, label.purpose) for label in store.labels(queue.image(0))] == [(PASS, "first")]
+
+
+def test_undo_takes_back_the_label_that_came_with_it(
+    own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
+) -> None:
+    """Rule: a decision and Undo that arrive together leave the part as it was, and those before it."""
+    with browser.page(own.url, "tom") as page:
+        open_queue(page, own.url, queue)
+        press(page, "p")
+        keys = "for (const key of ['p', 'u']) document.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))"
+        wanted = queue.image(1)
+        for times in range(1, 4):
+            page.evaluate(keys)
+            wait_until(lambda n=times: len([x for x in store.labels(wanted) if x.undone_ns]) == n, 10, "taken back")
+            page.wait_for_function("image => lineward.shown() === image", arg=wanted)
+    assert {part.image for part in store.parts(queue.product, status=LABELLED)} == {queue.image(0)}
+
+
 def test_enter_names_no_defect_whichever_button_was_clicked_before(
     own: ReviewPage, browser: Chromium, store: LabelStore, queue: Queue
 ) -> None:

@@ -55,11 +55,24 @@
   document.addEventListener("dblclick", (event) => { if (event.target.closest?.(".lw-viewer")) whole(); });
   document.addEventListener("click", (event) => { if (event.target.closest?.(".lw-whole")) whole(); });
   // A decision is on the part that can be seen: while its picture is on the way it is on none.
-  const shown = () => {
-    const picture = document.querySelector(".lw-part");
-    const found = picture?.complete && picture.getAttribute("src")?.match(/^\/picture\/([^/]+)\//);
+  const imageOf = (picture) => {
+    const found = picture?.getAttribute?.("src")?.match(/^\/picture\/([^/]+)\//);
     return found ? decodeURIComponent(found[1]) : "";
   };
+  const shown = () => {
+    const picture = document.querySelector(".lw-part");
+    return picture?.complete && picture.naturalWidth > 0 ? imageOf(picture) : "";  // a broken one is complete as well
+  };
+  document.addEventListener("error", (event) => {
+    const picture = event.target, image = imageOf(picture), from = picture.getAttribute?.("src");
+    if (!image || !picture.classList.contains("lw-part")) return;
+    emitEvent("lw_broken", { image });  // the server knows whether there is one
+    setTimeout(() => {
+      if (picture.getAttribute("src") !== from) return;
+      picture.removeAttribute("src");
+      picture.setAttribute("src", from);
+    }, 2000);
+  }, true);
   const newType = () => document.querySelector(".lw-types.lw-open .lw-new-type input");
   let last = "";
   // A button that was clicked keeps the focus and presses itself on Enter, unless this sees the key first (capture).
