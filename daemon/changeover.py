@@ -6,6 +6,7 @@ The same way serves a product changeover, the promotion of a new model and the w
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -26,8 +27,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lineward.recipe")
 
+CHANGEOVER = "changeover"
+"""Name of the thread."""
+
 LOOK_S = 1.0
 """How often the model store is looked at: a promotion is in force a second later."""
+
+AGAIN_S = 60.0
+"""How long a promoted model waits for another try when not its bundle but the machine (memory, disk) failed it."""
 
 
 class Refused(Exception):  # noqa: N818 - an answer to a command, not a fault
@@ -58,8 +65,10 @@ class Changeover:
         self._busy = ""
         self._wanted: queue.Queue[tuple[str, Reply] | Callable[[], None] | None] = queue.Queue()
         self._unusable: Path | None = None
+        """What the store names and could not be put in force."""
+        self._again = 0.0
         self._unwritten = ""
-        self._thread = threading.Thread(target=self._run, name="changeover", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=CHANGEOVER, daemon=True)
 
     def start(self) -> None:
         """Begin to take requests and to watch the model store."""
@@ -169,12 +178,15 @@ class Changeover:
         try:
             ready = self._recipes.prepare(recipe)
         except BundleError as error:
-            self._unusable = self._path(recipe)
-            self._finish(recipe.name, reply, "preparation_failed", str(error))
+            self._fail(recipe, reply, str(error), math.inf)
             return
         except Exception as error:  # ONNX Runtime, the disk: whatever it is, the old recipe goes on
             log.debug("preparing recipe %s failed", recipe.name, exc_info=True)
-            self._finish(recipe.name, reply, "preparation_failed", f"recipe {recipe.name}: {error}")
+            self._fail(recipe, reply, f"recipe {recipe.name}: {error}", AGAIN_S)
+            return
+        if reply is None and self._path(recipe) != ready.path:
+            log.info("recipe %s: model %s is not the current one any more", recipe.name, ready.model.version)
+            self._end("", None)
             return
 
         def remember() -> None:
@@ -193,6 +205,11 @@ class Changeover:
 
         self._book.post(Switch(ready, done))
 
+    def _fail(self, recipe: Recipe, reply: Reply | None, text: str, again_s: float) -> None:
+        if reply is None:
+            self._unusable, self._again = self._path(recipe), time.monotonic() + again_s
+        self._finish(recipe.name, reply, "preparation_failed", text)
+
     def _remember(self, name: str) -> None:
         """Keep the recipe beyond a restart; a disk that does not take it is an alarm, and is tried until it does."""
         trouble = self._recipes.remember(name)
@@ -202,7 +219,9 @@ class Changeover:
     def _finish(self, name: str, reply: Reply | None, word: str, text: str) -> None:
         """Tell how it went; after a failure the recipe before is still in force."""
         old = self._book.active
-        kept = f"; {old.name} stays in force" if old is not None and old.name != name else ""
+        kept = ""
+        if old is not None:
+            kept = f"; {f'model {old.model.version}' if old.name == name else old.name} stays in force"
         self._alarms.set("recipe", f"recipe {name} is not in force: {text}{kept}" if word else "", severity="warning")
         self._end(word, reply)
 
@@ -227,8 +246,17 @@ class Changeover:
             recipe = self._recipes.find(active.name)
         except ValueError:
             return
-        path = self._path(recipe)
-        if path in {None, active.path, self._unusable}:
+        try:
+            path = self._recipes.path(recipe)
+            trouble = "" if path.exists() else f"{path}: gone; put it back"
+        except (BundleError, OSError) as error:
+            path, trouble = None, str(error)
+        kept = f"; model {active.model.version} goes on judging from memory, and a restart would find none"
+        self._alarms.set("store", f"{trouble}{kept}" if trouble else "", severity="warning")
+        if path == active.path and self._unusable is not None:  # what could not be used was taken back
+            self._unusable = None
+            self._alarms.set("recipe", "")
+        if trouble or path == active.path or (path == self._unusable and time.monotonic() < self._again):
             return
         try:
             self._take(recipe.name)

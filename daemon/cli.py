@@ -140,6 +140,7 @@ def run(
         loaded = load_config(config)
         log.set_up(loaded.log.level, parts=loaded.log.parts)
         service.run(loaded, stop, drain_s=drain_s, path=config, reloads=reloads)
+        service.leave()
 
 
 @app.command(epilog="Example: `lineward check --config line.toml`")

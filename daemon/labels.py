@@ -94,11 +94,10 @@ CREATE INDEX labels_by_person ON labels (person, id);
 """
 DAMAGED = "move it aside, and it is made again from the files beside the labelled pictures"
 _LATER = (
-    # Without these indices, asking for 50 labelled parts among 20,000 reads all of them, beside every label that is given.
+    # Without the indices, asking for 50 labelled parts among 20,000 reads all of them, beside every label given.
     "CREATE INDEX IF NOT EXISTS parts_by_state ON parts (product, status, created_ns)",
     "CREATE INDEX IF NOT EXISTS parts_unlabelled ON parts (status, origin) WHERE status = 'new'",
-    "CREATE TABLE IF NOT EXISTS type_places (id INTEGER PRIMARY KEY, product TEXT NOT NULL, defect_type TEXT NOT NULL,"
-    " UNIQUE (product, defect_type))",
+    "CREATE TABLE IF NOT EXISTS type_places (id INTEGER PRIMARY KEY, product TEXT, kind TEXT, UNIQUE (product, kind))",
 )
 """Made where they are missing, in a store that an earlier version wrote too."""
 
@@ -470,13 +469,13 @@ class LabelStore:
         return [kind for (label, kind) in self.by_type(product) if label == FAIL and kind]
 
     def in_their_places(self, product: str, types: Sequence[str]) -> list[str]:
-        """Return defect types in the order in which they were first offered: a key that a person learnt keeps its defect."""
-        sql = "SELECT defect_type FROM type_places WHERE product = ? ORDER BY id"
+        """Return defect types in the order in which they were first offered: a key that was learnt keeps its defect."""
+        sql = "SELECT kind FROM type_places WHERE product = ? ORDER BY id"
         places = [kind for (kind,) in self._fetch(sql, product)]
         new = [kind for kind in dict.fromkeys(types) if kind not in places]
         if new:
             with self._change() as db:
-                row = "INSERT OR IGNORE INTO type_places (product, defect_type) VALUES (?, ?)"
+                row = "INSERT OR IGNORE INTO type_places (product, kind) VALUES (?, ?)"
                 db.executemany(row, [(product, kind) for kind in new])
         return [kind for kind in [*places, *new] if kind in types]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from lineward.daemon import allocator
+from lineward.daemon.changeover import CHANGEOVER
 from lineward.daemon.line import STOP_DRAIN_S, Line
 from lineward.daemon.loop import inspect
 from lineward.daemon.recipes import DEFAULT
@@ -42,7 +44,9 @@ STOP_SOON_S = 0.1
 """How often a start that waits for its model looks whether it is to end."""
 
 LOAD_END_S = 3.0
-"""What the end waits for a model that is still being loaded, when everything else is down."""
+"""What an end that was not asked for waits for a model that is still being loaded, when everything else is down."""
+
+LOADER = "load-model"
 
 LOADING_S = 600.0
 """After so long it hears nothing more, and takes the start for failed: a disk that hangs is not only slow."""
@@ -85,9 +89,8 @@ def run(
     with ExitStack() as last, ExitStack() as stack:
         line = Line(config, stop, stack)
         line.reloads = reloads
-        loading = in_background(partial(line.recipes.prepare, line.recipe), "load-model")
-        # A library that is still at work while Python ends takes the whole process down with SIGABRT.
-        last.callback(wait, [loading], timeout=LOAD_END_S)
+        loading = in_background(partial(line.recipes.prepare, line.recipe), LOADER)
+        last.callback(lambda: stop.is_set() or wait([loading], timeout=LOAD_END_S))  # `leave` says why
         line.start()
         line.source.open()  # the camera process starts while the model loads
         recipe = patiently(loading, lambda: line.systemd.alive(lambda: "loading the model"), stop=stop)
@@ -114,6 +117,17 @@ def run(
         inspect(line.source, line.answers, review=line.review, heart=line, alarms=line.alarms, watch=line.watch)
         line.drain_s = STOP_DRAIN_S if stop.is_set() else drain_s
         return line.health
+
+
+def leave() -> None:
+    """End the process when a model is still being loaded in another thread.
+
+    Python would wait for nobody, and a library that is at work while it ends takes the process down with SIGABRT.
+    """
+    if any(thread.name in {LOADER, CHANGEOVER} for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def in_background(work: Callable[[], T], name: str) -> Future[T]:

@@ -166,6 +166,8 @@ ALARMS = {
     "config": "The configuration could not be read again; the old one stays in force (severity `warning`).",
     "recipe": "A change of recipe failed and the old one stays in force, or the recipe that was in force is gone "
     "from the configuration (severity `warning`).",
+    "store": "The model in force is gone from the disk, or damaged there: it goes on judging from memory, and a "
+    "restart would find none (severity `warning`).",
     "memory": "The recipe in force could not be written down: after a restart another one would judge. Tried again "
     "until the disk takes it (severity `warning`).",
     "brightness": "Lamp or exposure changed since commissioning, as a whole or in one zone (severity `warning`).",

@@ -107,15 +107,21 @@ def resolve_model(root: Path, model: Path) -> Path:
         )
     # A running service asks every second: reading 20 MB each time would cost it more than a part does.
     state = _state(path)
-    if state is None or _SOUND.get(path) != state:
-        verified(path)
-        if state is not None:
-            _SOUND[path] = state
+    seen, fault = _LOOKED_AT.get(path, (None, None))
+    if state is None or seen != state:
+        try:
+            verified(path)
+            fault = None
+        except BundleError as error:
+            fault = str(error)
+        _LOOKED_AT[path] = state, fault
+    if fault is not None:
+        raise StoreError(fault)
     return path
 
 
-_SOUND: dict[Path, tuple[int, ...]] = {}
-"""Files that `resolve_model` has verified in this process, and what they and their digests looked like then."""
+_LOOKED_AT: dict[Path, tuple[tuple[int, ...] | None, str | None]] = {}
+"""Files that `resolve_model` has looked at in this process, what they and their digests looked like, what was wrong."""
 
 
 def _state(path: Path) -> tuple[int, ...] | None:

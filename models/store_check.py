@@ -20,13 +20,13 @@ def verified(path: Path) -> Bundle:
     """Load a bundle of the store and compare it with the digest that it had when it was added."""
     if not path.exists():
         raise StoreError(f"{path}: gone from the store; {_ADD_AGAIN}, or promote another version")
-    bundle = load_bundle(path)
     expected = _digest_beside(path)
     if not expected:
         raise StoreError(
             f"{digest_path(path)}: missing or unreadable, so {path.name} may be anything; {_ADD_AGAIN}, or promote "
             "another version"
         )
+    bundle = load_bundle(path)
     if expected != bundle.sha256:
         raise StoreError(
             f"{path}: not the file that was added to the store (its digest differs); {_ADD_AGAIN}, or promote another "

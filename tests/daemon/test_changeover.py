@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from tests.broker import wait_until
 from tests.daemon import desk
 
@@ -15,9 +17,10 @@ from lineward.daemon.changeover import Changeover
 from lineward.daemon.config import Config
 from lineward.daemon.health import Alarms
 from lineward.daemon.recipes import ActiveRecipe, Recipe, Recipes, Switch
+from lineward.models.bundle import BundleError
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator
 
 
 class Loaded(Recipes):
@@ -160,3 +163,91 @@ def test_a_new_configuration_without_the_recipe_in_force_is_an_alarm(tmp_path: P
             switch.done("", "")
             assert chosen.wait(10)
         assert station.alarms.raised() == {}
+
+
+class Following(Recipes):
+    """Recipes that mean whatever the store names; loading can be made to fail, or to wait."""
+
+    named = Path("bracket.lward")
+    trouble = ""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.prepared: list[Path] = []
+        self.may_load = threading.Event()
+        self.may_load.set()
+
+    def path(self, recipe: Recipe) -> Path:
+        if self.trouble:
+            raise BundleError(self.trouble)
+        return self.named
+
+    def prepare(self, recipe: Recipe) -> ActiveRecipe:
+        path = self.named
+        self.prepared.append(path)
+        self.may_load.wait(10)
+        if path.stem == "bad":
+            raise BundleError(f"{path}: ONNX Runtime refuses it; train it again")
+        return replace(desk.recipe(name=recipe.name), path=path)
+
+
+@pytest.fixture
+def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[desk.Desk, Following]]:
+    """A station whose bracket.lward is in force, and the store that it follows."""
+    monkeypatch.setattr("lineward.daemon.changeover.LOOK_S", 0.02)
+    monkeypatch.chdir(tmp_path)
+    for name in ("bracket", "second", "bad"):
+        Path(f"{name}.lward").touch()
+    with closing(desk.Desk(tmp_path)) as station:
+        recipes = Following(config(tmp_path))
+        station.book.activate(replace(desk.recipe(), path=recipes.named))
+        with closing(Changeover(recipes, station.book, station.alarms, lambda _recipe: None)) as changeover:
+            changeover.start()
+            yield station, recipes
+
+
+def test_a_promotion_that_is_taken_back_while_it_is_prepared_never_judges(
+    following: tuple[desk.Desk, Following], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rule: who rolls back hears that the old model judges; the new one does not come into force behind that."""
+    station, recipes = following
+    caplog.set_level("INFO", "lineward.recipe")
+    recipes.may_load.clear()
+    recipes.named = Path("second.lward")
+    wait_until(lambda: recipes.prepared, 10, "it is being prepared")
+    recipes.named = Path("bracket.lward")
+    recipes.may_load.set()
+    wait_until(lambda: "is not the current one any more" in caplog.text, 10, "it is let go")
+    assert not isinstance(station.book.next(0.2), Switch)
+    recipes.named = Path("second.lward")  # and the way is free for the next one
+    assert isinstance(station.book.next(10), Switch)
+
+
+def test_a_promotion_that_failed_is_an_alarm_until_it_is_taken_back(following: tuple[desk.Desk, Following]) -> None:
+    """Rule: the alarm names the model that goes on judging, is tried once, and ends with the way back."""
+    station, recipes = following
+    recipes.named = Path("bad.lward")
+    wait_until(lambda: "recipe" in station.alarms.raised(), 10, "the alarm")
+    text = station.alarms.raised()["recipe"].text
+    assert "ONNX Runtime refuses it" in text
+    assert text.endswith("; model 1 stays in force")
+    assert station.book.next(0.3) is None
+    assert recipes.prepared == [Path("bad.lward")]
+    recipes.named = Path("bracket.lward")
+    wait_until(lambda: not station.alarms.raised(), 10, "the alarm is over")
+
+
+def test_a_model_that_is_gone_or_damaged_on_the_disk_is_an_alarm(following: tuple[desk.Desk, Following]) -> None:
+    """Rule: it goes on judging from memory, and somebody hears of it before the next start does."""
+    station, recipes = following
+    recipes.trouble = "bracket.lward: not the file that was added to the store; add it again"
+    wait_until(lambda: "store" in station.alarms.raised(), 10, "the alarm")
+    alarm = station.alarms.raised()["store"]
+    assert alarm.text.startswith(recipes.trouble + "; model 1 goes on judging from memory")
+    assert alarm.severity == "warning"
+    recipes.trouble = ""
+    wait_until(lambda: not station.alarms.raised(), 10, "the alarm is over")
+    Path("bracket.lward").unlink()  # one that the configuration names by its file
+    wait_until(lambda: "store" in station.alarms.raised(), 10, "the alarm")
+    assert "bracket.lward: gone; put it back" in station.alarms.raised()["store"].text
+    assert recipes.prepared == []

@@ -79,6 +79,37 @@ def classifier(folder: Path, columns: int, *, function: str | None, bias: list[f
     return path
 
 
+def slow(folder: Path, products: int) -> Path:
+    """A classifier by brightness that multiplies large matrices first, of which nothing is left in its scores."""
+    side = 1024
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["mean"]),
+        helper.make_node("Mul", ["mean", "one"], ["m0"]),
+        *[helper.make_node("MatMul", [f"m{number}", "one"], [f"m{number + 1}"]) for number in range(products)],
+        helper.make_node("ReduceMax", [f"m{products}"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "zero"], ["nothing"]),
+        helper.make_node("Add", ["mean", "nothing"], ["same"]),
+        helper.make_node("Gemm", ["same", "weight"], ["linear"]),
+        helper.make_node("Softmax", ["linear"], ["scores"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.eye(side, dtype=np.float32), "one"),
+        numpy_helper.from_array(np.zeros((), np.float32), "zero"),
+        numpy_helper.from_array(np.array([[0, 1]], np.float32), "weight"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "slow",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, 64, 64])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 2])],
+        constants,
+    )
+    path = folder / "slow.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
 def far(folder: Path, offset: float, factor: float = 1.0) -> Path:
     """An anomaly map, half the size of the picture, of ``factor * darkness + offset``."""
     nodes = [
@@ -103,7 +134,7 @@ def far(folder: Path, offset: float, factor: float = 1.0) -> Path:
 
 
 def wrapped(path: Path, out: Path, declared: Declaration, **options: Any) -> ImportReport:
-    report = import_model(path, out, declared, product="plates", **options)
+    report = import_model(path, out, declared, **{"product": "plates", **options})
     assert report.manifest.parity.verdicts_equal
     assert report.manifest.parity.max_abs_diff <= 1e-3
     return report

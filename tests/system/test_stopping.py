@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.broker import free_port, wait_until
-from tests.system.line import Line, heard_in_order, session_pids, shared_memory
+from tests.models import foreign
+from tests.system.line import Line, call, heard_in_order, session_pids, shared_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,3 +199,25 @@ def test_sigterm_to_every_process_at_once(line: Callable[..., Line], broker: Mos
     assert_ends_cleanly(made, signal.SIGTERM, known)
     assert_stopped_is_told(hear)
     assert not [text for text in made.lines("WARNING") if "frames were not inspected" not in text], made.log
+
+
+def test_while_a_promoted_model_is_being_prepared(
+    line: Callable[..., Line], bundle: Path, images: Path, tmp_path: Path
+) -> None:
+    """A library at work in another thread does not turn the end into a crash, and is not waited for."""
+    root = tmp_path / "store"
+    assert call(tmp_path, "models", "promote", bundle, "--root", root).returncode == 0
+    slow = tmp_path / "slow.lward"
+    few = tmp_path / "few"
+    few.mkdir()
+    for image in sorted(images.iterdir())[:2]:
+        shutil.copy(image, few)
+    foreign.wrapped(foreign.slow(tmp_path, 16), slow, foreign.UNIT, product="tiles", samples=few)
+    known = shared_memory()
+    made = line(port=free_port(), camera=SIMULATED, inspection={"model": "tiles"}, storage={"root": str(root)}).start()
+    made.wait_log("#5 ")
+    assert call(tmp_path, "models", "promote", slow, "--force", "--root", root).returncode == 0
+    made.wait_log("recipe default is being prepared")
+    time.sleep(0.3)  # into one of its runs
+    assert "is in force after" not in made.log
+    assert_ends_cleanly(made, signal.SIGTERM, known)

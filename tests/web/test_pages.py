@@ -434,7 +434,9 @@ def test_undo_takes_back_the_label_that_came_with_it(
     with browser.page(own.url, "tom") as page:
         open_queue(page, own.url, queue)
         press(page, "p")
-        keys = "for (const key of ['p', 'u']) document.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))"
+        keys = (
+            "for (const key of ['p', 'u']) document.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))"
+        )
         wanted = queue.image(1)
         for times in range(1, 4):
             page.evaluate(keys)
