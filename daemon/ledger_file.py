@@ -1,17 +1,18 @@
-"""The files of the ledger: schema, opening, a damaged one, and the number that must not be used twice."""
+"""The file of the ledger: schema, opening, and a damaged one."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import mmap
-import os
 import re
 import sqlite3
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 log = logging.getLogger("lineward.ledger")
 
@@ -87,8 +88,7 @@ CREATE TABLE late_verdicts (       -- a verdict that came after its trigger had 
 """
 
 
-_NO_WAY_IN = {"EROFS", "EACCES", "EPERM", "ENOENT", "ENOTDIR"}
-
+_NO_WAY_IN = {"SQLITE_CANTOPEN", "EROFS", "EACCES", "EPERM", "ENOENT", "ENOTDIR"}
 
 IMAGE_NAME = re.compile(r"^(\d{1,18})-([0-9a-f]{1,32})\.(png|json)(\.part)?$")
 """Of kept images and their side-cars: number of the answer, id of the image."""
@@ -198,94 +198,29 @@ def salvage_outbox(aside: Path, db: sqlite3.Connection) -> int:
     return copied
 
 
+def rescue(db: sqlite3.Connection, path: Path) -> None:
+    """Write a database anew whose file was deleted while it was open: the connection still reaches all of it.
+
+    Raises `OSError` or `sqlite3.Error`; then nothing stands under its name, and it can be tried again.
+    """
+    made = path.with_name(f"{path.name}.rescued")
+    made.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as copy:
+        db.backup(copy, pages=256)
+    for tail in ("-wal", "-shm"):  # they belong to the file that is gone, and all that they hold is in the copy
+        path.with_name(path.name + tail).unlink(missing_ok=True)
+    made.replace(path)
+
+
 def explain(error: BaseException, path: Path) -> str:
     """Say in one line what keeps the ledger from being written and what to do about it."""
     name = getattr(error, "sqlite_errorname", "") or errno.errorcode.get(getattr(error, "errno", None) or 0, "")
     if name in {"SQLITE_FULL", "ENOSPC", "EDQUOT"}:
         return f"the disk of {path.parent} is full: free some space"
-    if name.startswith("SQLITE_READONLY") or name in {
-        "SQLITE_CANTOPEN",
-        "EROFS",
-        "EACCES",
-        "EPERM",
-        "ENOENT",
-        "ENOTDIR",
-    }:
+    if name.startswith("SQLITE_READONLY") or name in _NO_WAY_IN:
         return f"{path} cannot be written: check that {path.parent} exists, is mounted for writing and belongs to us"
     if is_damaged(error):
         return f"{path} is damaged: it is being moved aside"
     if name.startswith("SQLITE_IOERR") or name in {"EIO", "EFBIG"}:
         return f"{path} cannot be written (input/output error): check the disk and its limits"
     return f"{path} cannot be written ({error}): check the disk"
-
-
-def boot_id() -> str:
-    """Return the kernel's name for the time since it was started; a dash where there is none."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or "-"
-    return "-"
-
-
-class SeqFile:
-    """Remembers the last number given out, in a small file beside the database, and locks the folder for one process.
-
-    The database knows the number too. The file is for the days when the database is lost, or when results had to stay
-    in memory: a number that is used twice could let a part through, a gap cannot. One line of 64 bytes is overwritten
-    in place for each result (2 us), which works on a full disk as well.
-
-    Raises
-    ------
-    LedgerError
-        Another process uses this folder.
-    OSError
-        The file can be neither written nor read.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._boot = boot_id()
-        self.last = 0
-        self.power_cut = False
-        self.not_closed = False
-        """Whoever used it before was killed, or lost its power."""
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            self.writable = True
-        except OSError:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self.writable = False
-        try:
-            self._lock(path)
-            self._read()
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def _lock(self, path: Path) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LedgerError(
-                f"{path.parent}: another Lineward writes here; stop it, or name another storage root"
-            ) from error
-
-    def _read(self) -> None:
-        fields = os.pread(self._fd, 64, 0).decode("ascii", "replace").split()
-        if len(fields) == 3 and fields[0].isdigit():
-            self.last = int(fields[0])
-            self.not_closed = fields[2] != "clean"
-            self.power_cut = fields[1] != self._boot and self.not_closed
-
-    def write(self, seq: int, mark: str = "open") -> None:
-        """Overwrite the number in place; trouble is ignored, because the database is the first to know and to tell."""
-        if self.writable:
-            with contextlib.suppress(OSError):
-                os.pwrite(self._fd, f"{seq:>18d} {self._boot:<36s} {mark:<7s}\n".encode(), 0)
-
-    def sync(self) -> None:
-        """Wait until the number is on the disk."""
-        if self.writable:
-            os.fsync(self._fd)
-
-    def close(self) -> None:
-        """Give the folder free."""
-        os.close(self._fd)

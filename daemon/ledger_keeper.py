@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -59,6 +60,7 @@ class Keeper:
         self._store = store
         self._keep_rows = keep_rows
         self._blind: list[int] = []  # numbers of kept rows that had been used before
+        self._gone = False
         self._stop = threading.Event()
         self._work = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
@@ -101,6 +103,8 @@ class Keeper:
                     os.close(wal)
                     wal = None
                 self._repair()
+            if force:
+                self._see_it_is_there(wal)
             self._write_acks()
             self._give_up()
             if force and self._store.commits != self._store.forced:
@@ -117,6 +121,12 @@ class Keeper:
             log.exception("ledger: housekeeping failed")
         return wal
 
+    def _see_it_is_there(self, wal: int | None) -> None:
+        """Raise when somebody has deleted the files that we write, which nothing else would tell."""
+        self._gone = self._store.is_gone() or (wal is not None and os.fstat(wal).st_nlink == 0)
+        if self._gone:
+            raise FileNotFoundError(errno.ENOENT, "deleted while it was open", str(self._store.path))
+
     def _repair(self) -> None:
         """Try the disk again: open anew, write the rows that waited, in order, then let the loop write directly."""
         if self._store.seq_file is None or not self._store.seq_file.writable:
@@ -125,6 +135,9 @@ class Keeper:
                 self._store.seq_file = None
             self._store.open_seq_file()
         self._store.reader.close()
+        if self._gone:
+            self._store.rescue()
+            self._gone = False
         if self._store.db is not None:  # the loop does not touch it while there is trouble
             self._store.db.close()
             self._store.db = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import sqlite3
 import threading
@@ -12,18 +13,19 @@ from typing import TYPE_CHECKING
 from lineward.daemon.ledger_file import (
     POWER_CUT_GAP,
     LedgerError,
-    SeqFile,
     explain,
     highest_seq_of_images,
     is_damaged,
     move_aside,
     open_writer,
+    rescue,
     salvage_outbox,
     salvage_seq,
 )
 from lineward.daemon.ledger_outbox import OutboxSize, measure
 from lineward.daemon.ledger_read import HIGHEST_TRIGGER, LedgerReader
 from lineward.daemon.ledger_rows import PAYLOAD, Values
+from lineward.daemon.ledger_seq import CLEAN, GAP, OPEN, SeqFile
 from lineward.daemon.retry import Outage
 
 if TYPE_CHECKING:
@@ -73,6 +75,8 @@ class LedgerStore:
         self.rereads = 0
         self.used_before = 0
         self.was_killed = False
+        self._opened = self._numbered = False
+        self._file: tuple[int, int] | None = None
         self.last_seq = 0
         self.last_trigger = 0
 
@@ -80,7 +84,7 @@ class LedgerStore:
         """Open the files and find the number to go on with; a disk in trouble leaves rows in memory."""
         try:
             self.open_seq_file()
-            self.was_killed = self.seq_file is not None and self.seq_file.not_closed
+            self.was_killed = self.seq_file is not None and self.seq_file.mark != CLEAN
             self.open()
         except LedgerError:
             self.abandon()
@@ -97,7 +101,8 @@ class LedgerStore:
         """
         with contextlib.suppress(OSError):
             self.root.mkdir(parents=True, exist_ok=True)
-        seq_file = self.seq_file = SeqFile(self.root / "ledger.seq")
+        seq_file = self.seq_file = SeqFile(self.root / "ledger.seq", again=self._numbered)
+        self._numbered = True
         if seq_file.power_cut:  # now, and not with the database, which may be out of reach for hours
             seq_file.last += POWER_CUT_GAP
         if max(self.last_seq, seq_file.last) == 0 and not self.path.exists():  # new, or all is lost but the images
@@ -108,7 +113,7 @@ class LedgerStore:
             self.last_seq = max(self.last_seq, seq_file.last)
             if not seq_file.power_cut:
                 return
-            seq_file.write(self.last_seq)
+            seq_file.write(self.last_seq, GAP)
         with contextlib.suppress(OSError):
             seq_file.sync()  # or a second power cut could take the gap with it
         if not known:
@@ -119,12 +124,13 @@ class LedgerStore:
 
     def open(self) -> sqlite3.Connection:
         """Open the database, moving a damaged one aside, and learn the highest number and the size of the outbox."""
+        replaced = False
         try:
             db = open_writer(self.path)
         except sqlite3.DatabaseError as error:
             if not is_damaged(error):
                 raise
-            db = self.replace_damaged()
+            db, replaced = self.replace_damaged(), True
         try:
             highest = db.execute("SELECT coalesce(max(seq), 0) FROM results").fetchone()[0]
             highest_trigger = db.execute(HIGHEST_TRIGGER).fetchone()[0]
@@ -133,11 +139,16 @@ class LedgerStore:
             db.close()
             if not is_damaged(error):
                 raise
-            db = self.replace_damaged()
+            db, replaced = self.replace_damaged(), True
             highest, highest_trigger, waiting = 0, 0, measure(db)
         seq_file = self.seq_file
+        if seq_file is not None and not (replaced or self._opened or seq_file.power_cut):
+            self._tell_missing(highest, seq_file)
+        self._opened = True
+        found = self.path.stat()
         with self.lock:
             self.db = db
+            self._file = (found.st_dev, found.st_ino)
             self.last_trigger = max(self.last_trigger, highest_trigger)
             self.outbox.begin(*waiting)
             for values in self.kept:
@@ -147,9 +158,37 @@ class LedgerStore:
             self.last_seq = max(self.last_seq, highest)
             self.used_before = max(highest, 0 if seq_file is None else seq_file.last)
             if seq_file is not None:
+                left_out = seq_file.last > highest and (seq_file.power_cut or seq_file.mark == GAP)
                 seq_file.power_cut = False
-                seq_file.write(self.last_seq)
+                seq_file.write(self.last_seq, GAP if left_out else OPEN)
         return db
+
+    def _tell_missing(self, highest: int, seq_file: SeqFile) -> None:
+        """Name the answers that waited in memory for the disk when the process before us ended."""
+        if seq_file.mark == OPEN and highest < seq_file.last:
+            log.error(
+                "ledger: %d results, number %d to %d, were given out, and the disk did not take them before the "
+                "service ended: they are lost to the ledger, look for them in the log",
+                *(seq_file.last - highest, highest + 1, seq_file.last),
+            )
+
+    def is_gone(self) -> bool:
+        """Tell whether somebody deleted the database, or put another in its place, while we have it open."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return True
+        return self._file != (found.st_dev, found.st_ino)
+
+    def rescue(self) -> None:
+        """Put the database that was deleted under us back; raises `OSError` or `sqlite3.Error`."""
+        if self.db is None or self._file is None or (self.path.exists() and self.is_gone()):
+            return  # another disk was mounted here, or an older copy put back: that one is gone on with
+        disk, below = self.root.stat().st_dev, self.root.resolve().parent.stat().st_dev
+        if disk != self._file[0] and disk == below:
+            raise FileNotFoundError(errno.ENOENT, "its disk is not mounted any more", str(self.path))
+        rescue(self.db, self.path)
+        log.warning("ledger %s was deleted while the service runs: it is back, with all its results", self.path)
 
     def replace_damaged(self) -> sqlite3.Connection:
         """Move the damaged database aside, start a new one, and save what can be saved."""
@@ -175,7 +214,7 @@ class LedgerStore:
                 self.db = None
             if self.seq_file is not None:
                 if not self.kept:
-                    self.seq_file.write(self.last_seq, "clean")
+                    self.seq_file.write(self.last_seq, CLEAN)
                 self.seq_file.close()
                 self.seq_file = None
             if self.kept:

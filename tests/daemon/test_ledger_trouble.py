@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import sqlite3
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,10 +16,10 @@ from tests.daemon.results import make
 from tests.disks import fill_up, mount, small_disk
 
 from lineward.daemon.ledger import Ledger
+from lineward.daemon.ledger_seq import beside_the_disk, boot_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -61,6 +65,67 @@ def test_numbers_survive_a_kill_while_the_disk_is_full(disk: Path) -> None:
     ledger = Ledger(disk)
     assert ledger.record(make()).seq == 106
     ledger.close()
+
+
+BEFORE_A_KILL = """
+import os, sys
+from pathlib import Path
+from tests.daemon.results import make
+from tests.disks import fill_up
+from lineward.daemon.ledger import Ledger
+from lineward.daemon.ledger_seq import beside_the_disk, boot_id
+
+disk = Path(sys.argv[1])
+ledger = Ledger(disk)
+for _ in range(5):
+    ledger.record(make())
+fill_up(disk / "ballast")
+reading = os.open(disk / "ledger.seq", os.O_RDONLY)
+os.dup2(reading, ledger._store.seq_file._fd)  # what is written from now on is refused, as on a disk that failed
+for _ in range(100):
+    ledger.record(make())
+if sys.argv[2] == "end":
+    ledger.close()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("how", ["kill", "end"])
+def test_numbers_survive_the_process_while_the_disk_takes_nothing(
+    disk: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rule: a disk that became read-only under the line costs no number twice; what was lost is named at the start."""
+    subprocess.run([sys.executable, "-c", BEFORE_A_KILL, disk, how], check=True, cwd=Path(__file__).parents[2])
+    (disk / "ballast").unlink()
+    aside = beside_the_disk(disk / "ledger.seq")
+    assert aside.exists()
+    ledger = Ledger(disk)
+    assert ledger.record(make()).seq == 106
+    ledger.close()
+    assert not aside.exists()
+    lost = "100 results, number 6 to 105, were given out, and the disk did not take them before the service ended"
+    assert sum(lost in record.message for record in caplog.records if record.levelname == "ERROR") == 1
+    caplog.clear()
+    ledger = Ledger(disk)
+    assert ledger.record(make()).seq == 107
+    ledger.close()
+    assert not caplog.records
+
+
+def test_a_number_that_somebody_else_put_there_is_not_believed(tmp_path: Path) -> None:
+    """Rule: the memory that all share may hold a link or a pipe of another user; none is followed or waited for."""
+    aside = beside_the_disk(tmp_path / "ledger.seq")
+    boot = boot_id()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text(f"{41:>18d} {boot:<36s} {'open':<7s}\n")
+    for put in (lambda: aside.symlink_to(elsewhere), lambda: os.mkfifo(aside)):
+        put()
+        try:
+            ledger = Ledger(tmp_path)
+            ledger.close()
+        finally:
+            aside.unlink()
+        assert ledger.last_seq == 0
 
 
 def test_a_read_only_disk_never_stops_the_line(disk: Path) -> None:
@@ -170,3 +235,51 @@ def test_damage_while_running_is_repaired_aside(tmp_path: Path) -> None:
     assert ledger.record(make()).seq == last + 1
     assert ledger.unacknowledged(last, 10)[0].seq == last + 1
     ledger.close()
+
+
+@pytest.mark.parametrize("gone", [("", "-wal", "-shm"), ("",), ("-wal",)], ids=["all", "database", "log"])
+def test_a_ledger_that_is_deleted_under_the_line_comes_back_whole(
+    tmp_path: Path, gone: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rule: whoever deletes the open ledger costs no answer: alarm, then all of it is there again, and goes on."""
+    ledger = Ledger(tmp_path)
+    record_many(ledger, 50)
+    ledger.acknowledge(range(1, 11))
+    wait_until(lambda: ledger.outbox_size == 40, what="acknowledged")
+    time.sleep(1.2)  # forced to the disk once: the log is open
+    for tail in gone:
+        (tmp_path / f"ledger.sqlite3{tail}").unlink()
+    record_many(ledger, 5)
+    wait_until(lambda: "was deleted while the service runs" in caplog.text, what="it is noticed and written anew")
+    wait_until(lambda: not ledger.trouble, what="recovery")
+    record_many(ledger, 1)
+    ledger.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as db:
+        assert [seq for (seq,) in db.execute("SELECT seq FROM results")] == list(range(1, 57))
+        assert db.execute("SELECT count(*) FROM results WHERE acked = 0").fetchone() == (46,)
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert not list(tmp_path.glob("*rescued*"))
+
+
+def test_a_disk_that_is_taken_away_is_waited_for(tmp_path: Path) -> None:
+    """Rule: no second ledger begins below the mount point; what came meanwhile is written when the disk is back."""
+    root = tmp_path / "storage"
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        root.mkdir()
+        mount("--bind", str(disk), str(root))
+        ledger = Ledger(root)
+        record_many(ledger, 5)
+        subprocess.run(["umount", "--lazy", root], check=True)
+        try:
+            wait_until(lambda: ledger.trouble, what="it is noticed")
+            record_many(ledger, 5)
+            time.sleep(2.5)  # tried again twice
+            assert "exists, is mounted for writing" in ledger.trouble
+            assert not list(root.iterdir())
+            mount("--bind", str(disk), str(root))
+            wait_until(lambda: not ledger.trouble, what="recovery")
+            record_many(ledger, 1)
+            assert [row.seq for row in ledger.rows()] == list(range(1, 12))
+        finally:
+            ledger.close()
+            subprocess.run(["umount", "--lazy", root], check=False)

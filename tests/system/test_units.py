@@ -81,7 +81,7 @@ def test_the_template_is_the_unit_for_another_place():
         for line in (mine, its)
     }
     allowed = {"Description", "RequiresMountsFor", "ExecStart", "ExecReload", "StateDirectory", "Environment"}
-    assert differing == {*allowed, "LoadCredential"}
+    assert differing == {*allowed, "RuntimeDirectory", "LoadCredential"}
 
 
 def test_the_example_configuration_is_valid():
