@@ -45,6 +45,12 @@ class Refused(Exception):  # noqa: N818 - an answer to a command, not a fault
         self.word = word
 
 
+def refuse_slow(ready: ActiveRecipe) -> None:
+    """Raise `BundleError` for a model that could answer no part in time: the one in force can."""
+    if ready.too_slow:
+        raise BundleError(ready.too_slow)
+
+
 class Changeover:
     """Prepares one recipe at a time in a thread of its own.
 
@@ -121,6 +127,7 @@ class Changeover:
                 over("", "")
                 return
             ready = recipes.prepare(recipes.here_or_default(active.name))
+            refuse_slow(ready)
         except BundleError as error:
             over("preparation_failed", str(error))
             return
@@ -177,6 +184,7 @@ class Changeover:
         log.info("recipe %s is being prepared", recipe.name)
         try:
             ready = self._recipes.prepare(recipe)
+            refuse_slow(ready)
         except BundleError as error:
             self._fail(recipe, reply, str(error), math.inf)
             return

@@ -75,13 +75,15 @@ def check_recipe(recipes: Recipes, name: str) -> Finding:
     """Load and warm the model of one recipe."""
     what = "model" if name == DEFAULT else f"recipe {name}"
     try:
-        _, session = recipes.load(recipes.find(name))
+        ready, session = recipes.load(recipes.find(name))
     except BundleError as error:
         return Finding(what, False, str(error))
     manifest = session.manifest
     if session.missing_providers:
         missing = ", ".join(session.missing_providers)
         return Finding(what, False, f"{missing} is not available here; judged by {session.providers[0]} instead")
+    if ready.too_slow:
+        return Finding(what, False, ready.too_slow)
     size = f"{manifest.input.width}x{manifest.input.height}"
     return Finding(what, True, f"{manifest.product} {manifest.version}, input {size}, {session.providers[0]}")
 

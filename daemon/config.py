@@ -61,7 +61,7 @@ class Station(_Section):
 class _Camera(_Section):
     trigger: Literal["free_run", "software", "hardware"] = Field(
         "free_run",
-        description="What starts an exposure: the camera itself, an electrical signal, or a command.",
+        description="What starts an exposure: the camera itself, a command, or an electrical signal.",
     )
     settings: dict[str, str | int | float | bool] = Field(
         default_factory=dict,

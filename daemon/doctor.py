@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lineward.daemon import machine
 from lineward.daemon.check import check_broker, check_camera, check_recipe
+from lineward.daemon.config import AravisCamera, GenicamCamera
 from lineward.daemon.control import ControlError, send
 from lineward.daemon.endpoint import CREDENTIAL
 from lineward.daemon.ledger_file import SCHEMA
@@ -17,15 +19,20 @@ from lineward.daemon.recipes import Recipes
 from lineward.daemon.review import Keeping
 from lineward.drivers import registry
 from lineward.drivers.camera import CameraError
+from lineward.models.bundle import BundleError
+from lineward.models.store import history
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from lineward.daemon.check import Finding as Checked
     from lineward.daemon.config import Config
+    from lineward.drivers.camera import CameraInfo
 
 ASK_S = 2.0
+GIGE, USB3 = "GEV", "U3V"
+"""How a camera is attached, in the words of GenTL."""
 
 
 def examine(config: Config, path: Path) -> Iterator[Finding]:
@@ -33,9 +40,10 @@ def examine(config: Config, path: Path) -> Iterator[Finding]:
     yield Finding("config", Level.OK, f"{path}: station {config.station.base_topic}")
     runs = is_running(config.storage.root)
     yield service(config.storage.root, runs=runs)
-    yield from cameras(config, runs=runs)
+    seen: list[CameraInfo] = []
+    yield from cameras(config, seen, runs=runs)
     for recipes, name in _all(config):
-        yield _of_check(check_recipe(recipes, name), mend_model(recipes.find(name).model, path))
+        yield _of_check(check_recipe(recipes, name), mend_model(config.storage.root, recipes.find(name).model, path))
     yield _of_check(check_broker(config), mend_broker(config.mqtt.host))
     keeping = Keeping.of(config)
     quotas = keeping.max_bytes + keeping.thumbnail_bytes
@@ -43,17 +51,28 @@ def examine(config: Config, path: Path) -> Iterator[Finding]:
     if (database := config.storage.root / "ledger.sqlite3").exists():
         yield ledger(database, config.storage.max_gb)
     yield from machine.secrets(_secrets(config))
-    driver = config.camera.driver
-    real = driver in {"genicam", "aravis"}
-    address = getattr(config.camera, "address", "")
-    yield from machine.look_at_machine(network_camera=real, usb_camera=real and not address)
+    links = transports(config.camera, seen)
+    yield from machine.look_at_machine(network_camera=GIGE in links, usb_camera=USB3 in links)
 
 
-def mend_model(model: Path, config: Path) -> str:
+def transports(camera: object, seen: Sequence[CameraInfo]) -> set[str]:
+    """Return how the configured camera may be attached: as it says itself, or in any way where it is not seen."""
+    if not isinstance(camera, GenicamCamera | AravisCamera):
+        return set()
+    if isinstance(camera, AravisCamera) and camera.address:
+        return {GIGE}
+    own = [info for info in seen if camera.serial in {"", info.serial} and camera.user_id in {"", info.user_id}]
+    return {info.transport for info in own if info.transport} or {GIGE, USB3}
+
+
+def mend_model(root: Path, model: Path, config: Path) -> str:
     """Return what to do when a model cannot be used: one of the store goes back, a file is to be had again."""
     if model.suffix:
         return f"copy {model} here again, or name another model in inspection.model"
-    return f"lineward models rollback {model} --config {config}"
+    with suppress(BundleError):
+        if len(history(root, str(model))) > 1:
+            return f"lineward models rollback {model} --config {config}"
+    return f"lineward models promote FILE.lward --config {config}"
 
 
 def mend_broker(host: str) -> str:
@@ -99,8 +118,11 @@ def ledger(path: Path, max_gb: float) -> Finding:
     return Finding("ledger", Level.OK, text)
 
 
-def cameras(config: Config, *, runs: bool) -> Iterator[Finding]:
-    """List producers and cameras, and take a picture unless a running station has the camera."""
+def cameras(config: Config, seen: list[CameraInfo], *, runs: bool) -> Iterator[Finding]:
+    """List producers and cameras, and take a picture unless a running station has the camera.
+
+    The cameras go into ``seen`` as well.
+    """
     camera = config.camera
     mend = "check power, cable and camera.serial; then `lineward cameras`"
     if camera.driver == "folder":
@@ -112,6 +134,7 @@ def cameras(config: Config, *, runs: bool) -> Iterator[Finding]:
         except (CameraError, ValueError) as error:
             yield Finding("producers", Level.FAULT, str(error), mend)
         else:
+            seen += found
             names = ", ".join(f"{info.name} {info.serial} ({info.access or 'free'})" for info in found)
             level = Level.OK if found else Level.FAULT
             yield Finding("producers", level, names or "no camera is seen", "" if found else mend)
@@ -135,5 +158,5 @@ def _of_check(checked: Checked, mend: str) -> Finding:
 def _secrets(config: Config) -> list[Path]:
     """Return the files with secrets that are not systemd's business."""
     tls = config.mqtt.tls
-    files = [config.mqtt.password_file, None if tls is None else tls.key_file]
+    files = [config.mqtt.password_file, None if tls is None else tls.key_file, config.review.key_file]
     return [file for file in files if file is not None and not os.fspath(file).startswith(CREDENTIAL)]

@@ -82,6 +82,8 @@ class ActiveRecipe:
     ----------
     path
         The bundle it was loaded from.
+    quickest_ms
+        Milliseconds that the model takes for a part at least, on this machine.
     """
 
     name: str
@@ -91,6 +93,18 @@ class ActiveRecipe:
     settings: Mapping[str, Setting]
     session: Judge = field(compare=False)
     path: Path
+    quickest_ms: float = field(default=0.0, compare=False)
+
+    @property
+    def too_slow(self) -> str:
+        """Why no part could be answered in time, and what to do, in one line; empty when parts can."""
+        if self.quickest_ms <= self.deadline_ms:
+            return ""
+        return (
+            f"{self.path}: takes {self.quickest_ms:.0f} ms for a part on this machine at the least, and deadline_ms is "
+            f"{self.deadline_ms:.0f}: every part would be undecided; train it with a smaller --size or with --int8, or "
+            "allow more time"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +177,7 @@ class Recipes:
         """Return the bundle that a recipe means now; raises `BundleError`."""
         return resolve_model(self._config.storage.root, recipe.model)
 
-    def load(self, recipe: Recipe) -> tuple[Path, Session]:
+    def load(self, recipe: Recipe) -> tuple[ActiveRecipe, Session]:
         """Load a recipe's model, warm it up and see that it says what it should.
 
         Raises
@@ -180,15 +194,10 @@ class Recipes:
             roi=recipe.roi,
             thresholds=recipe.thresholds,
         )
-        session.warm_up()
+        quickest_ms = session.warm_up()
         check_outputs(session, path)
-        return path, session
-
-    def prepare(self, recipe: Recipe) -> ActiveRecipe:
-        """Make a recipe ready to be put in force; raises as `load`."""
-        path, session = self.load(recipe)
         manifest = session.manifest
-        return ActiveRecipe(
+        ready = ActiveRecipe(
             recipe.name,
             manifest.product,
             ModelRef(manifest.product, manifest.version, session.sha256),
@@ -196,7 +205,13 @@ class Recipes:
             recipe.settings,
             session,
             path,
+            quickest_ms,
         )
+        return ready, session
+
+    def prepare(self, recipe: Recipe) -> ActiveRecipe:
+        """Make a recipe ready to be put in force; raises as `load`."""
+        return self.load(recipe)[0]
 
     def adopt(self, other: Recipes) -> None:
         """Be what another configuration of the same station says, for all who hold us."""

@@ -97,6 +97,8 @@ def run(
         if recipe is None:
             return line.health
         line.use(recipe)
+        if recipe.too_slow:
+            log.warning("%s", recipe.too_slow)
         allocator.settle()
         if path is not None and reloads is not None:
             reloader = Reloader(

@@ -18,6 +18,13 @@ LIMIT = 0.01
 """Largest difference of a probability between two execution providers; float16 kernels differ by about 0.002."""
 
 
+def try_out(path: Path) -> None:
+    """Load a bundle and judge pictures with it, as the line does before it is in force; raises `BundleError`."""
+    session = Session(path)
+    session.warm_up(1)
+    check_outputs(session, path)
+
+
 def check_outputs(session: Session, path: Path) -> None:
     """Judge a few known pictures: every output is a share, and an accelerator agrees with the CPU.
 

@@ -76,6 +76,7 @@ class Session:
         thresholds: Thresholds | None = None,
     ) -> None:
         bundle = load_bundle(path)
+        self._path = path
         self.manifest = bundle.manifest
         self.sha256 = bundle.sha256
         self._spec = bundle.manifest.input if roi is None else bundle.manifest.input.model_copy(update={"roi": roi})
@@ -108,11 +109,24 @@ class Session:
         """Height, width and channels of a prepared image."""
         return self._spec.height, self._spec.width, self._spec.channels
 
-    def warm_up(self, runs: int = 3) -> None:
-        """Judge a few grey images, so that the first part does not pay for first-use allocations."""
+    def warm_up(self, runs: int = 3) -> float:
+        """Judge a few grey images, so that the first part does not pay for first-use allocations.
+
+        Returns the milliseconds of the quickest. Raises `BundleError` when the model cannot be run.
+        """
         grey = np.full(self.input_shape, 127, np.uint8)
+        took = []
         for _ in range(runs):
-            self.run(grey)
+            began = perf_counter()
+            try:
+                self.run(grey)
+            except Exception as error:  # ONNX Runtime raises a dozen unrelated types
+                reason = str(error).splitlines()[0]
+                raise BundleError(
+                    f"{self._path}: ONNX Runtime cannot run the model: {reason}; train or import it again"
+                ) from error
+            took.append(1e3 * (perf_counter() - began))
+        return min(took)
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Crop, convert and resize as the manifest says; see `lineward.models.prepare.prepare`."""

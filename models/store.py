@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from lineward.models.bundle import BundleError, load_bundle
 from lineward.models.naming import StoreError, check_product, check_version
+from lineward.models.parity import try_out
 from lineward.models.store_check import check_parity, digest_line, verified, what_to_do
 from lineward.models.store_files import (
     CURRENT,
@@ -249,7 +250,8 @@ def promote(root: Path, product: str, version: str, *, force: bool = False, who:
     Raises
     ------
     BundleError
-        There is no such version, its file is not the one that was added, or it is not promotable.
+        There is no such version, its file is not the one that was added, it cannot be run on this machine, or it is
+        not promotable.
     """
     check_product(product)
     check_version(version)
@@ -268,6 +270,7 @@ def promote(root: Path, product: str, version: str, *, force: bool = False, who:
             versions = []
             extra["mended"] = f"{CURRENT} was damaged"
         if versions[:1] != [version]:
+            try_out(path)
             before = versions[0] if versions else None
             append_audit(root, "promote", product, version, who, before=before, sha256=bundle.sha256, **extra)
             write_pointer(path.parent, [version, *versions])

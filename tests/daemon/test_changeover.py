@@ -188,7 +188,8 @@ class Following(Recipes):
         self.may_load.wait(10)
         if path.stem == "bad":
             raise BundleError(f"{path}: ONNX Runtime refuses it; train it again")
-        return replace(desk.recipe(name=recipe.name), path=path)
+        slow = replace(desk.recipe(name=recipe.name), path=path, quickest_ms=9000 if path.stem == "slow" else 1)
+        return replace(slow, deadline_ms=500)
 
 
 @pytest.fixture
@@ -196,7 +197,7 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
     """A station whose bracket.lward is in force, and the store that it follows."""
     monkeypatch.setattr("lineward.daemon.changeover.LOOK_S", 0.02)
     monkeypatch.chdir(tmp_path)
-    for name in ("bracket", "second", "bad"):
+    for name in ("bracket", "second", "bad", "slow"):
         Path(f"{name}.lward").touch()
     with closing(desk.Desk(tmp_path)) as station:
         recipes = Following(config(tmp_path))
@@ -235,6 +236,16 @@ def test_a_promotion_that_failed_is_an_alarm_until_it_is_taken_back(following: t
     assert recipes.prepared == [Path("bad.lward")]
     recipes.named = Path("bracket.lward")
     wait_until(lambda: not station.alarms.raised(), 10, "the alarm is over")
+
+
+def test_a_model_slower_than_the_deadline_does_not_come_into_force(following: tuple[desk.Desk, Following]) -> None:
+    """Rule: with it no part could be answered in time, with the one in force they are."""
+    station, recipes = following
+    recipes.named = Path("slow.lward")
+    wait_until(lambda: "recipe" in station.alarms.raised(), 10, "the alarm")
+    text = station.alarms.raised()["recipe"].text
+    assert "slow.lward: takes 9000 ms for a part on this machine at the least, and deadline_ms is 500" in text
+    assert station.book.next(0.3) is None
 
 
 def test_a_model_that_is_gone_or_damaged_on_the_disk_is_an_alarm(following: tuple[desk.Desk, Following]) -> None:

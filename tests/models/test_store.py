@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 
 from lineward.models import store, store_files
@@ -113,6 +114,38 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+def fails_when_run(graph: bytes) -> bytes:
+    """The same model, but for a step in front that ONNX Runtime finds out about when it runs it."""
+    model = onnx.load_from_string(graph)
+    for node in model.graph.node:
+        node.input[:] = ["front.checked" if name == "image" else name for name in node.input]
+    front = [
+        onnx.helper.make_node("Cast", ["image"], ["front.numbers"], to=onnx.TensorProto.INT64),
+        onnx.helper.make_node("ReduceMax", ["front.numbers"], ["front.brightest"], keepdims=1, axes=[0, 1, 2, 3]),
+        onnx.helper.make_node("Reshape", ["front.brightest", "front.one"], ["front.sides"]),
+        onnx.helper.make_node("Reshape", ["image", "front.sides"], ["front.flat"]),
+        onnx.helper.make_node("Shape", ["image"], ["front.shape"]),
+        onnx.helper.make_node("Reshape", ["front.flat", "front.shape"], ["front.checked"]),
+    ]
+    for node in reversed(front):
+        model.graph.node.insert(0, node)
+    model.graph.initializer.append(onnx.helper.make_tensor("front.one", onnx.TensorProto.INT64, [1], [1]))
+    return model.SerializeToString()
+
+
+def test_a_model_that_cannot_be_run_is_never_promoted(root: Path, make: Make, graph: bytes, tmp_path: Path) -> None:
+    """Rule: what this machine cannot run does not become the model that a restart would look for; one line says so."""
+    entry = store.add(root, make("1"))
+    store.promote(root, "plates", "1")
+    broken = tmp_path / "broken.lward"
+    save_bundle(broken, fails_when_run(graph), load_bundle(make("2")).manifest)
+    store.add(root, broken)
+    with pytest.raises(BundleError, match="ONNX Runtime cannot run the model: .*; train or import it again$"):
+        store.promote(root, "plates", "2")
+    assert store.resolve_model(root, type(root)("plates")) == entry.path
+    assert [line["what"] for line in store.audit(root)] == ["add", "promote", "add"]
 
 
 TROUBLES: dict[str, Callable[[Path], object]] = {

@@ -11,7 +11,10 @@ import pytest
 from tests.broker import free_port, wait_until
 from tests.system.line import call
 
+from lineward.daemon.config import Config
+from lineward.daemon.doctor import transports
 from lineward.daemon.ledger import Ledger
+from lineward.drivers.camera import CameraInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +91,39 @@ def test_each_fault_comes_with_what_mends_it(line: Callable[..., Line], bundle: 
     assert told.returncode == 1
     assert f"mend: sudo chmod o-w {made.storage}" in told.stdout
     assert "hidden-from-others" not in told.stdout + told.stderr
+
+
+SEEN = (
+    CameraInfo("a", "1", "genicam", transport="GEV"),
+    CameraInfo("b", "2", "genicam", user_id="top", transport="U3V"),
+)
+
+
+@pytest.mark.parametrize(
+    ("camera", "seen", "expected"),
+    [
+        ({"driver": "genicam", "serial": "1"}, SEEN, {"GEV"}),
+        ({"driver": "genicam", "user_id": "top"}, SEEN, {"U3V"}),
+        ({"driver": "genicam", "serial": "3"}, SEEN, {"GEV", "U3V"}),
+        ({"driver": "genicam", "serial": "1"}, [CameraInfo("c", "1", "genicam", transport="Custom")], {"Custom"}),
+        ({"driver": "aravis", "address": "10.0.0.2"}, [], {"GEV"}),
+        ({"driver": "simulated"}, [], set()),
+    ],
+)
+def test_the_machine_is_asked_for_what_the_camera_needs(
+    camera: dict[str, Any], seen: list[CameraInfo], expected: set[str]
+) -> None:
+    """Rule: memory for USB is no matter of a GigE camera, nor packets of one on USB; unknown where it is not seen: both."""
+    config = Config.model_validate({"camera": camera, "inspection": {"model": "x.lward"}})
+    assert transports(config.camera, seen) == expected
+
+
+def test_a_camera_of_neither_kind_has_no_fault_of_either(line: Callable[..., Line]) -> None:
+    """Rule: the simulator of the genicam package is no camera on a network or on USB."""
+    made = line(port=free_port(), camera={"driver": "genicam", "producers": ["viky"], "serial": "0"})
+    _, found = examine(made)
+    assert found["producers"]["level"] == "ok"
+    assert not {"receive buffers", "MTU", "usbfs memory", "USB access"} & set(found)
 
 
 def test_a_faulty_configuration_is_wrong_usage(line: Callable[..., Line]) -> None:
