@@ -11,6 +11,8 @@ from lineward.daemon.mqtt import TAKEN_OVER
 from lineward.daemon.retry import Outage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lineward.daemon.endpoint import Endpoint
 
 log = logging.getLogger("lineward.mqtt")
@@ -30,6 +32,8 @@ class BrokerTrouble:
         self._reason = ""
         self._quick_losses = 0
         self._takeover_s = float("-inf")
+        self._takeover = ""
+        self._refusals: dict[str, str] = {}
 
     @property
     def outage_s(self) -> float:
@@ -41,25 +45,41 @@ class BrokerTrouble:
         if not connected:
             return self._reason and f"broker {self._endpoint}: {self._reason}"
         if time.monotonic() - self._takeover_s < TAKEOVER_S:
-            return self._takeover_text()
-        return ""
+            return self._takeover
+        refusals = self._refusals
+        more = f" (and {len(refusals) - 1} topics more)" if len(refusals) > 1 else ""
+        return f"broker {self._endpoint}: {next(iter(refusals.values()))}{more}" if refusals else ""
+
+    def refused(self, refusals: Mapping[str, str]) -> None:
+        """Note what the broker does not take, by topic; the connection goes on."""
+        if refusals.keys() == self._refusals.keys():
+            return
+        for topic in refusals.keys() - self._refusals.keys():
+            log.warning("broker %s: %s", self._endpoint, refusals[topic])
+        for topic in self._refusals.keys() - refusals.keys():
+            log.info("broker %s: takes %s again", self._endpoint, topic)
+        self._refusals = dict(refusals)
 
     def lost(self, error: OSError, lived_s: float) -> None:
         """Note why a connection failed or ended; ``lived_s`` is how long it worked, 0 when it never did."""
         ended_by_broker = isinstance(error, LostError) and not isinstance(error, SilentError)
         self._quick_losses = self._quick_losses + 1 if 0 < lived_s < QUICK_LOSS_S and ended_by_broker else 0
         self._reason = why(error, self._endpoint)
-        if getattr(error, "code", 0) == TAKEN_OVER or self._quick_losses >= 3:
+        code = getattr(error, "code", 0)
+        if code == TAKEN_OVER or (self._quick_losses >= 3 and not code):
             self._takeover_s = time.monotonic()
-            self._reason = self._takeover_text()
+            self._reason = self._takeover = self._takeover_text(certain=code == TAKEN_OVER)
         self._outage.failed(self._reason, error)
 
     def over(self, note: str) -> None:
         """Say that the broker has accepted us."""
         self._outage.over(note)
 
-    def _takeover_text(self) -> str:
+    def _takeover_text(self, *, certain: bool) -> str:
+        remedy = "give every station an id of its own"
+        if not certain:
+            remedy += ". If no other has it, the broker does not take our messages (its limit of size): look in its log"
         return (
             f"another client seems to use our client id {self._endpoint.client_id!r} (the broker ends our connection "
-            "each time it comes); give every station an id of its own"
+            f"each time it comes); {remedy}"
         )

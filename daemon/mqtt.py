@@ -65,6 +65,10 @@ class Message:
     mid: int = 0
 
 
+HEADER_BYTES = 24
+"""Of a message beside topic and payload, at most: length, id, and its expiry."""
+
+
 class Connection:
     """Connects when made; afterwards `publish` and `step` until one of them raises `LostError`, then `abort`.
 
@@ -98,7 +102,10 @@ class Connection:
         self._tls = endpoint.tls
         self._said = ""
         self._silence_s = silence_s
-        self._sent: dict[int, tuple[int, float]] = {}  # message id -> (tag, monotonic seconds)
+        self._sent: dict[int, tuple[int, float, str]] = {}  # message id -> (tag, monotonic seconds, topic)
+        self.refusals: dict[str, str] = {}
+        """What the broker does not take, by topic, in words; until it does."""
+        self._denied: list[int] = []
         self._acked: list[int] = []
         self._refused: str = ""
         self._lost: tuple[str, int] | None = None
@@ -186,11 +193,18 @@ class Connection:
         )
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
-        tag, _ = self._sent.pop(mid, (0, 0.0))
+        tag, _, topic = self._sent.pop(mid, (0, 0.0, ""))
         if reason.is_failure:
-            self._refused = f"refuses a message: {reason}; let this user publish below our base topic (access rules)"
-        elif tag:
+            self._deny(topic, tag, f"refuses {topic}: {reason}; let this user publish there (access rules)")
+            return
+        self.refusals.pop(topic, None)
+        if tag:
             self._acked.append(tag)
+
+    def _deny(self, topic: str, tag: int, why: str) -> None:
+        self.refusals[topic] = why
+        if tag:
+            self._denied.append(tag)
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any) -> None:
         self._subscribed = reasons
@@ -229,7 +243,7 @@ class Connection:
     @property
     def waiting_s(self) -> float:
         """Age of the oldest message that is not acknowledged, in seconds; 0 when there is none."""
-        for _, sent_s in self._sent.values():  # in order of sending
+        for _, sent_s, _ in self._sent.values():  # in order of sending
             return time.monotonic() - sent_s
         return 0.0
 
@@ -237,8 +251,15 @@ class Connection:
         """Send one message with QoS 1; `step` returns a ``tag`` other than 0 once the broker has it.
 
         Waits while the window is full: a broker that is sent more than it takes hangs up. ``expiry_s`` is whole
-        seconds, 0 for none, and has no effect on MQTT 3.1.1. Raises `LostError` or `RefusedError`.
+        seconds, 0 for none, and has no effect on MQTT 3.1.1. What the broker does not take is told by `refusals`, and
+        its tag by `denied`. Raises `LostError` or `RefusedError`.
         """
+        needs = len(topic) + len(payload) + HEADER_BYTES
+        largest = getattr(self._accepted, "MaximumPacketSize", 0)
+        if largest and needs > largest:  # a broker that is sent more than that hangs up
+            text = f"takes messages of at most {largest} bytes, and one on {topic} has {needs}"
+            self._deny(topic, tag, f"{text}; raise its max_packet_size")
+            return
         while self.room < 1:
             self._wait(self._silence_s)
         properties = None
@@ -248,7 +269,12 @@ class Connection:
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise LostError(*(self._lost or ("connection lost", 0)))
-        self._sent[info.mid] = (tag, time.monotonic())
+        self._sent[info.mid] = (tag, time.monotonic(), topic)
+
+    def denied(self) -> list[int]:
+        """Return the tags of messages that the broker did not take since the last call."""
+        denied, self._denied = self._denied, []
+        return denied
 
     def subscribe(self, topic_filters: Sequence[str], *, timeout_s: float = 3.0) -> None:
         """Ask for messages with QoS 1 and wait until the broker agrees; `take` returns what comes.

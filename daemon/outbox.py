@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lineward.daemon.result import mark_late
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from lineward.daemon.ledger import Ledger, OutboxRow
 
@@ -65,8 +65,9 @@ class Outbox:
         self._sent_seq = 0
         self._behind = True
         self._rereads = 0
-        self._in_flight: set[int] = set()
+        self._in_flight: dict[int, bool] = {}  # number -> whether it went out as late
         self._told = Spans()
+        self._refused_in_time: set[int] = set()
 
     # ---- told by whoever makes the results
 
@@ -90,17 +91,17 @@ class Outbox:
 
     def restart(self) -> None:
         """Begin at the oldest row: a new connection knows nothing of what was sent before."""
-        self._rows.clear()
         self._in_flight.clear()
         self._told.clear()
-        self._sent_seq = 0
-        self._behind = True
+        self._refused_in_time.clear()
+        self._begin_anew()
 
     def lost(self) -> None:
         """Say that the connection is gone: what was not delivered by now is late for the line."""
         self._useful_until_s = {}
         self._in_flight.clear()
         self._told.clear()
+        self._refused_in_time.clear()
 
     def is_next(self, seq: int) -> bool:
         """Whether everything before a row is out, so that it can go without a look at the ledger."""
@@ -113,32 +114,43 @@ class Outbox:
             if told:
                 self._told.add(seq)
 
-    def sent(self, seq: int) -> None:
-        """Say that a row is on its way."""
-        self._in_flight.add(seq)
+    def sent(self, seq: int, *, late: bool) -> None:
+        """Say that a row is on its way, and whether as late."""
+        self._in_flight[seq] = late
         self._sent_seq = seq
 
-    def acknowledged(self, seqs: Iterable[int]) -> None:
+    def acknowledged(self, seqs: Sequence[int]) -> None:
         """Take rows out of the outbox: the broker has them."""
-        self._in_flight.difference_update(seqs)
+        for seq in seqs:
+            self._in_flight.pop(seq, None)
         self._ledger.acknowledge(seqs)
+
+    def refused(self, seq: int) -> None:
+        """Say that the broker did not take a row: it is the next again, before those that follow it."""
+        if not self._in_flight.pop(seq, True):
+            self._refused_in_time.add(seq)
+        self._begin_anew()
 
     def refresh(self) -> None:
         """Begin anew when the ledger can read what it could not."""
         if self._rereads != self._ledger.rereads:
             self._rereads = self._ledger.rereads
-            self._rows.clear()
-            self._sent_seq = 0
-            self._behind = True
+            self._begin_anew()
 
-    def next(self) -> tuple[int, bytes] | None:
-        """Return number and payload of the next row; None when all are out and the direct way is open again."""
+    def _begin_anew(self) -> None:
+        self._rows.clear()
+        self._sent_seq = 0
+        self._behind = True
+
+    def next(self) -> tuple[int, bytes, bool] | None:
+        """Return number and payload of the next row and whether it is late; None when the direct way is open again."""
         while self._rows or self._read():
             row = self._rows.popleft()
             if row.seq not in self._in_flight:
-                told = self._told.take(row.seq)
+                told = self._told.take(row.seq) or row.seq in self._refused_in_time
+                self._refused_in_time.discard(row.seq)
                 late = not told and time.monotonic() > self._useful_until_s.get(row.seq, float("-inf"))
-                return row.seq, mark_late(row.payload) if late else row.payload
+                return row.seq, mark_late(row.payload) if late else row.payload, late
             self._sent_seq = max(self._sent_seq, row.seq)  # or the next look finds the same rows, and so for ever
         return None
 

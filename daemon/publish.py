@@ -57,6 +57,8 @@ BUSY_S = 1.0
 BREATH_S = 0.0002
 """After so many rows of a backlog the thread sleeps so long. Without it the loop waits for Python's lock: `record` took
 4.8 ms at p99 during a drain."""
+AGAIN_S = 10.0
+"""How long an answer waits that the broker did not take, for access rules or its limits; those for the PLC go on."""
 GIVE_UP_S = 0.8
 """The longest a stop waits for a thread that may hang in a TCP connect."""
 
@@ -251,7 +253,6 @@ class Publisher:
                 log.exception("broker %s: unexpected trouble", self._endpoint)
                 attempt += 1
                 self._lost(OSError(str(error)), 0.0)
-                error = OSError()
             else:
                 return
             finally:
@@ -279,6 +280,7 @@ class Publisher:
             while not self._stop.is_set():
                 self._awake = False
                 self._take(link.step(self._pause_s(link), self._wake_fd))
+                self._note_refusals(link)
                 self._read_wake()
                 self._obey(link)
                 self._answer(link)
@@ -330,6 +332,13 @@ class Publisher:
             self.acknowledged += len(acked)
             self._outbox.acknowledged(acked)
 
+    def _note_refusals(self, link: Connection) -> None:
+        """Let a message that the broker does not take cost nothing but itself; answers are tried again, in order."""
+        self._trouble.refused(link.refusals)
+        for seq in link.denied():
+            self._outbox.refused(seq)
+            self._backlog_s = time.monotonic() + AGAIN_S
+
     def _obey(self, link: Connection) -> None:
         """Send acknowledgements, and take commands unless an answer waits: in a flood answers would find no room."""
         if self._inbox is not None and not self._fresh:
@@ -351,14 +360,15 @@ class Publisher:
             result = handed.result
             in_time = time.monotonic() <= handed.useful_until_s
             # Behind a stalled link an answer would lie in the kernel's buffer and come out when the link does.
-            told = in_time and link.waiting_s < max(self._freshness.deadline_s, 0.1)
+            told = in_time and link.waiting_s < max(self._freshness.allowed_s(result), 0.1)
             if told:
                 expiry_s = max(1, round(2 * self._freshness.allowed_s(result)))
                 link.publish(self._base + "result/plc", result.plc_payload(), expiry_s=expiry_s)
                 link.publish(self._base + "result/verdict", str(result.verdict).encode())
                 link.publish(self._base + "result/part_id", plc_string(result.part_id).encode())
             if self._outbox.is_next(result.seq):
-                self._send(link, result.seq, result.payload(late=result.late or not in_time))
+                late = result.late or not told
+                self._send(link, result.seq, result.payload(late=late), late)
             else:
                 self._outbox.overtaken(result.seq, told=told)
 
@@ -385,9 +395,9 @@ class Publisher:
                 return
             self._send(link, *row)
 
-    def _send(self, link: Connection, seq: int, payload: bytes) -> None:
+    def _send(self, link: Connection, seq: int, payload: bytes, late: bool) -> None:  # noqa: FBT001 - as `Outbox.next` gives it
         link.publish(self._base + "result", payload, tag=seq)
-        self._outbox.sent(seq)
+        self._outbox.sent(seq, late=late)
         self.published += 1
 
     def _tick(self, link: Connection) -> None:

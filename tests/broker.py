@@ -80,6 +80,11 @@ class Mosquitto:
             self._process.wait(10)
             self._process = None
 
+    def reload(self) -> None:
+        """Let it read its files again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
     def freeze(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)

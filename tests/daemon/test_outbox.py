@@ -56,7 +56,7 @@ def test_rows_in_flight_do_not_hold_up_a_fresh_start(tmp_path: Path) -> None:
     for _ in range(count):
         row = outbox.next()
         assert row is not None
-        outbox.sent(row[0])
+        outbox.sent(row[0], late=row[2])
     (tmp_path / "root").unlink()
     (tmp_path / "root").mkdir()
     wait_until(lambda: not ledger.trouble, what="recovery")

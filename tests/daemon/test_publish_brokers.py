@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import socket
 import threading
 import time
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,7 +42,7 @@ def start(ledger: Ledger) -> Iterator[Callable[..., Publisher]]:
 
     def start(port: int, *, protocol: str = "5", wait: bool = True, **options: Any) -> Publisher:
         endpoint = Endpoint("127.0.0.1", port, "cam1", protocol=protocol)
-        publisher = Publisher(endpoint, BASE, deadline_ms=500, ledger=options.pop("ledger", ledger), **options)
+        publisher = Publisher(endpoint, BASE, **{"deadline_ms": 500, "ledger": ledger, **options})
         started.append(publisher.start())
         assert not wait or publisher.wait_connected(5), publisher.trouble
         return publisher
@@ -91,6 +93,48 @@ class Mute:
         self._thread.join(5)
         for connection in self._taken:
             connection.close()
+
+
+class Slow:
+    """A way to a broker on which everything takes so long, in both directions, and nothing else happens."""
+
+    def __init__(self, broker: int, delay_s: float) -> None:
+        self._broker, self._delay_s = broker, delay_s
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._broker))
+                for source, goal in ((near, far), (far, near)):
+                    way: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
+                    threading.Thread(target=self._take, args=(source, way), daemon=True).start()
+                    threading.Thread(target=self._give, args=(goal, way), daemon=True).start()
+
+    def _take(self, source: socket.socket, way: SimpleQueue[tuple[float, bytes]]) -> None:
+        data = b"?"
+        while data:
+            try:
+                data = source.recv(65536)
+            except OSError:
+                data = b""
+            way.put((time.monotonic() + self._delay_s, data))
+
+    def _give(self, goal: socket.socket, way: SimpleQueue[tuple[float, bytes]]) -> None:
+        with contextlib.suppress(OSError), goal:
+            while True:
+                due, data = way.get()
+                time.sleep(max(0.0, due - time.monotonic()))
+                if not data:
+                    return
+                goal.sendall(data)
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
 
 
 @pytest.mark.parametrize("protocol", ["3.1.1", "5"])
@@ -268,3 +312,95 @@ def test_a_forbidden_subscription_is_told(mosquitto: Any, tmp_path: Path, start:
     wait_until(lambda: publisher.trouble)
     assert f"does not let us read {BASE}/cmd/+" in publisher.trouble
     assert "let this user subscribe there" in publisher.trouble
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try what was refused again soon."""
+    monkeypatch.setattr("lineward.daemon.publish.AGAIN_S", 0.5)
+
+
+@needs_mosquitto
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("topic", ["stats", "result/verdict", "result"])
+def test_a_topic_that_is_forbidden_costs_nothing_but_itself(
+    mosquitto: Any, tmp_path: Path, start: Any, ledger: Ledger, topic: str
+) -> None:
+    """Rule: the PLC goes on hearing its answers, the trouble names the topic, and answers wait until they are taken."""
+    rules = tmp_path / "rules"
+    rules.write_text(f"topic deny {BASE}/{topic}\ntopic readwrite #\n")
+    # Started by root it would turn into a user who may not read the rules.
+    broker = mosquitto("allow_anonymous true", f"acl_file {rules}", f"user {getpass.getuser()}")
+    hear = Subscriber(broker.port, BASE)
+    publisher = start(broker.port, stats=lambda: {"x": 1})
+    sent = send(ledger, publisher, 5)
+    wait_until(lambda: f"refuses {BASE}/{topic}: Not authorized; let this user publish there" in publisher.trouble, 10)
+    for _ in range(5):
+        sent += send(ledger, publisher)
+        time.sleep(0.2)
+    numbers = [result.seq for result in sent]
+    wait_until(lambda: hear.seqs("result/plc") == numbers, 10)
+    assert publisher.counters()["reconnects"] == 0
+    assert ledger.outbox_size == (10 if topic == "result" else 0)
+    rules.write_text("topic readwrite #\n")
+    broker.reload()
+    wait_until(lambda: sorted(hear.seqs()) == numbers, 15)
+    wait_until(lambda: ledger.outbox_size == 0 and (topic != "result" or not publisher.trouble), 10)
+    assert [heard.json["late"] for heard in hear.on("result")] == [False] * 10, "the PLC had been told"
+    assert hear.seqs() == numbers
+    publisher.close()
+    hear.close()
+
+
+@needs_mosquitto
+def test_a_broker_that_takes_small_messages_only_is_named_and_keeps_the_plc(
+    mosquitto: Any, start: Any, ledger: Ledger
+) -> None:
+    """Rule: an answer larger than the broker's limit is no reason to lose the connection, and the limit is named."""
+    broker = mosquitto("allow_anonymous true", "max_packet_size 700")
+    hear = Subscriber(broker.port, BASE)
+    publisher = start(broker.port)
+    sent = send(ledger, publisher, 5)
+    wait_until(lambda: "takes messages of at most 700 bytes" in publisher.trouble, 10)
+    assert f"one on {BASE}/result has " in publisher.trouble
+    assert publisher.trouble.endswith("; raise its max_packet_size")
+    sent += send(ledger, publisher, 5)
+    wait_until(lambda: hear.seqs("result/plc") == [result.seq for result in sent], 10)
+    assert publisher.counters()["reconnects"] == 0
+    assert ledger.outbox_size == 10
+    publisher.close()
+    hear.close()
+
+
+@needs_mosquitto
+def test_a_broker_that_hangs_up_at_each_answer_is_not_only_suspected_of_another_client(
+    mosquitto: Any, start: Any, ledger: Ledger
+) -> None:
+    """Rule: with MQTT 3.1.1 a broker does not say why it hangs up: both causes are named."""
+    broker = mosquitto("allow_anonymous true", "max_packet_size 700")
+    publisher = start(broker.port, protocol="3.1.1")
+    send(ledger, publisher, 1)
+    wait_until(lambda: "the broker does not take our messages (its limit of size)" in publisher.trouble, 20)
+    publisher.close()
+
+
+@needs_mosquitto
+def test_behind_a_slow_link_late_means_that_the_plc_was_not_told(mosquitto: Any, start: Any, ledger: Ledger) -> None:
+    """Rule: an answer that a slow link keeps from `result/plc` says so; one with a longer deadline is told."""
+    broker = mosquitto("allow_anonymous true", "set_tcp_nodelay true")
+    with contextlib.closing(Slow(broker.port, 0.12)) as slow:
+        hear = Subscriber(broker.port, BASE)
+        publisher = start(slow.port, deadline_ms=100)
+        now = time.time_ns()
+        sent = []
+        for number in range(20):
+            allowed_ms = 3000 if number % 2 else 150
+            sent += send(ledger, publisher, trigger_unix_ns=now, deadline_unix_ns=now + allowed_ms * 1_000_000)
+            time.sleep(0.05)
+        wait_until(lambda: len(hear.on("result")) == 20, 20)
+        late = {heard.json["seq"]: heard.json["late"] for heard in hear.on("result")}
+        told = set(hear.seqs("result/plc"))
+        assert {seq for seq, is_late in late.items() if not is_late} == told
+        assert {result.seq for result in sent[1::2]} <= told
+        publisher.close()
+        hear.close()

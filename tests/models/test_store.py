@@ -142,7 +142,7 @@ def test_a_model_that_cannot_be_run_is_never_promoted(root: Path, make: Make, gr
     broken = tmp_path / "broken.lward"
     save_bundle(broken, fails_when_run(graph), load_bundle(make("2")).manifest)
     store.add(root, broken)
-    with pytest.raises(BundleError, match="ONNX Runtime cannot run the model: .*; train or import it again$"):
+    with pytest.raises(BundleError, match=r"ONNX Runtime cannot run the model: .*; train or import it again$"):
         store.promote(root, "plates", "2")
     assert store.resolve_model(root, type(root)("plates")) == entry.path
     assert [line["what"] for line in store.audit(root)] == ["add", "promote", "add"]

@@ -113,7 +113,7 @@ SEEN = (
 def test_the_machine_is_asked_for_what_the_camera_needs(
     camera: dict[str, Any], seen: list[CameraInfo], expected: set[str]
 ) -> None:
-    """Rule: memory for USB is no matter of a GigE camera, nor packets of one on USB; unknown where it is not seen: both."""
+    """Rule: memory for USB is no matter of a GigE camera, nor packets of one on USB; a camera not seen: both."""
     config = Config.model_validate({"camera": camera, "inspection": {"model": "x.lward"}})
     assert transports(config.camera, seen) == expected
 
