@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,9 @@ class Label:
 
 
 OF_GOOD_PARTS = {"good", "pass", "ok"}
+LONGEST_TYPE = 64
+NOT_IN_TYPES = set('/\\:*?"<>|{}`$')
+"""Signs that lead out of a folder, or mean something to a file system, a page or a shell."""
 
 
 def as_spelled(name: str, in_use: Iterable[str]) -> str:
@@ -94,14 +98,22 @@ def as_spelled(name: str, in_use: Iterable[str]) -> str:
 
 
 def clean_type(text: str) -> str:
-    """Make a defect type a folder name as well: letters, digits, space, _ and -; raises `LabelError`."""
-    name = " ".join(text.split())
+    """Make a defect type that is a folder name as well, on any system; raises `LabelError`.
+
+    A letter that was typed as a letter and its accent is one sign, or the type would be there twice.
+    """
+    name = " ".join(unicodedata.normalize("NFC", text).split())
     if not name:
         return ""
     if name.casefold() in OF_GOOD_PARTS:
         raise LabelError(f"{name!r} cannot be a defect type: it is a word for good parts; use another")
     if not any(c.isalnum() for c in name):
         raise LabelError(f"{name[:60]!r} cannot be a defect type; use at least one letter or digit")
-    if len(name) > 40 or not all(c.isalnum() or c in " _-" for c in name):
-        raise LabelError(f"{name[:60]!r} cannot be a defect type; use at most 40 letters, digits, spaces, _ and -")
+    if len(name) > LONGEST_TYPE or not name.isprintable() or NOT_IN_TYPES & {*name} or name[0] in ".=+@-":
+        raise LabelError(
+            f"{name[:60]!r} cannot be a defect type; use at most {LONGEST_TYPE} letters, digits and signs, none of "
+            f"{' '.join(sorted(NOT_IN_TYPES))}, and a letter or digit first"
+        )
+    if name[-1] == ".":
+        raise LabelError(f"{name!r} cannot be a defect type: a folder's name may not end with a dot everywhere")
     return name

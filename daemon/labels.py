@@ -289,7 +289,8 @@ class LabelStore:
         """Return a part for a blind repeat: labelled once by this person, and not among the last few."""
         found = self._parts(
             "WHERE product = ? AND image IN (SELECT image FROM labels WHERE person = ? AND undone_ns IS NULL"
-            " AND decision != 'skip' GROUP BY image HAVING count(*) = 1 AND max(id) <= coalesce((SELECT id FROM labels"
+            " AND decision != 'skip' AND purpose != 'import'"
+            " GROUP BY image HAVING count(*) = 1 AND max(id) <= coalesce((SELECT id FROM labels"
             " WHERE person = ? ORDER BY id DESC LIMIT 1 OFFSET ?), -1)) AND status = 'labelled'"
             " ORDER BY random() LIMIT 1",
             *(product, person, person, MIN_BETWEEN),
@@ -351,13 +352,13 @@ class LabelStore:
             raise LabelError(f"{goal}: cannot be written: {error.strerror or error}; nothing was changed") from error
         return goal.relative_to(self.root).as_posix()
 
-    def undo(self, person: str) -> Label | None:
-        """Take back the last decision of a person that counts; it stays in the book as undone."""
+    def undo(self, person: str, product: str) -> Label | None:
+        """Take back the last decision of a person on a product that counts; it stays in the book as undone."""
         with self._change() as db:
             row = db.execute(
                 f"SELECT {_LABEL_COLUMNS} FROM labels WHERE person = ? AND undone_ns IS NULL AND purpose != 'import'"  # noqa: S608
-                " ORDER BY id DESC LIMIT 1",
-                (person,),
+                " AND (SELECT product FROM parts WHERE parts.image = labels.image) = ? ORDER BY id DESC LIMIT 1",
+                (person, product),
             ).fetchone()
             if row is None:
                 return None
@@ -449,9 +450,10 @@ class LabelStore:
         return {(label, kind): count for label, kind, count in self._fetch(sql, product)}
 
     def by_day(self, product: str) -> list[tuple[str, int, int]]:
-        """Return day (UTC), good and defective pictures among the labelled ones, newest first."""
+        """Return day (of this machine's clock), good and defective pictures among the labelled ones, newest first."""
         sql = (
-            "SELECT date(created_ns / 1000000000, 'unixepoch') AS day, sum(label = 'pass'), sum(label = 'fail')"
+            "SELECT date(created_ns / 1000000000, 'unixepoch', 'localtime') AS day,"
+            " sum(label = 'pass'), sum(label = 'fail')"
             " FROM parts WHERE product = ? AND status = 'labelled' GROUP BY day ORDER BY day DESC LIMIT 60"
         )
         return [(day, good, bad) for day, good, bad in self._fetch(sql, product)]

@@ -34,6 +34,20 @@ class DatasetError(ValueError):
     """A data folder cannot be used; the message names the folder or file, what is wrong and what to do."""
 
 
+class UnreadableError(DatasetError):
+    """There are images in it that cannot be read.
+
+    Attributes
+    ----------
+    files
+        All of them.
+    """
+
+    def __init__(self, text: str, files: tuple[Path, ...]) -> None:
+        super().__init__(text)
+        self.files = files
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One labelled image: its ``file`` below the folder with forward slashes, content, label and part."""
@@ -133,18 +147,20 @@ def read_dataset(
     files = _labelled_files(folder)
     _check_counts(folder, files, training=training)
     facts: list[Facts] = []
-    broken: list[str] = []
+    broken: dict[Path, str] = {}
     with ThreadPoolExecutor(threads, thread_name_prefix="dataset") as pool:
-        for done, fact in enumerate(pool.map(lambda path: _facts(path, cache_dir), (path for path, _ in files)), 1):
+        found = pool.map(lambda path: _facts(path, cache_dir), (path for path, _ in files))
+        for done, ((path, _), fact) in enumerate(zip(files, found, strict=True), 1):
             if isinstance(fact, ImageFileError):
-                broken.append(str(fact))
+                broken[path] = str(fact)
             else:
                 facts.append(fact)
             if progress and (done % 16 == 0 or done == len(files)):
                 progress(done, len(files))
     if broken:
-        more = f" (and {len(broken) - 1} more broken files)" if len(broken) > 1 else ""
-        raise DatasetError(f"{broken[0]}{more}; replace or remove what cannot be read")
+        first, *others = broken.values()
+        more = f" (and {len(others)} more broken files)" if others else ""
+        raise UnreadableError(f"{first}{more}; replace or remove what cannot be read", tuple(broken))
     if conflicts == "refuse":
         _check_conflicts(files, facts)
     groups, known, warnings = _groups(folder, files, facts)

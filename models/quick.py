@@ -291,24 +291,33 @@ def prepare_features(
     channels = 1 if dataset.mono else 3
     colour = "mono" if dataset.mono else "rgb"
     labels = dataset.labels
-    sizes = [size] if size else candidate_sizes(dataset.sources, roi)
+    sizes, finer = ([size], None) if size else candidate_sizes(dataset.sources, roi)
     if not labels.any():
-        sizes = sizes[-1:]  # without defects there is nothing to compare by; what is finer can only show more
+        sizes, finer = sizes[-1:], None  # without defects there is nothing to compare by; what is finer can show more
     found: dict[Size, tuple[InputSpec, FeatureStore, NDArray[np.float32]]] = {}
-    total = len(sizes) * len(dataset.items)
-    for number, (height, width) in enumerate(sizes):
-        spec = InputSpec(height=height, width=width, channels=channels, colour=colour, roi=roi)
+
+    def extract(size: Size) -> NDArray[np.float32]:
+        spec = InputSpec(height=size[0], width=size[1], channels=channels, colour=colour, roi=roi)
         store = FeatureStore(backbone, spec, cache, threads=threads)
-        ticked = _from(progress, number * len(dataset.items), total)
-        pooled = store.extract(dataset.sources, progress=ticked)
-        found[height, width] = spec, store, pooled
-    groups, warnings = parts_of(dataset, next(iter(found.values()))[2])
+        count = len(dataset.items)
+        ticked = _from(progress, len(found) * count, max(len(sizes), len(found) + 1) * count)
+        found[size] = spec, store, store.extract(dataset.sources, progress=ticked)
+        return found[size][2]
+
+    def compare() -> tuple[Size, dict[Size, float]]:
+        if len(found) == 1:
+            return sizes[0], {}
+        pooled = {size: entry[2] for size, entry in found.items()}
+        return choose_size(pooled, labels, groups, seed, threads=threads)
+
+    groups, warnings = parts_of(dataset, extract(sizes[0]))
     _check_parts(labels, groups)
-    chosen = sizes[0]
-    figures: dict[Size, float] = {}
-    if len(sizes) > 1:
-        features = {size: entry[2] for size, entry in found.items()}
-        chosen, figures = choose_size(features, labels, groups, seed, threads=threads)
+    for other in sizes[1:]:
+        extract(other)
+    chosen, figures = compare()
+    if finer is not None and chosen == sizes[-1]:
+        extract(finer)
+        chosen, figures = compare()
     spec, store, pooled = found[chosen]
     tried = {f"{h}x{w}": figure for (h, w), figure in figures.items()}
     return Prepared(spec, store, pooled, groups, tried, warnings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import tempfile
 from html import escape
 from pathlib import Path
@@ -19,7 +20,7 @@ from lineward.daemon.label_records import FAIL, PASS
 from lineward.daemon.web import words
 from lineward.daemon.web.exporting import export
 from lineward.daemon.web.guard import address
-from lineward.daemon.web.jobs import CHECK, DONE, STAGES
+from lineward.daemon.web.jobs import CHECK, DONE, STAGES, what
 from lineward.daemon.web.scratch import EXPORT, UPLOAD
 from lineward.daemon.web.shell import REFUSALS, button, div, frame, markup, say, table, text, thumb
 from lineward.daemon.web.trainingset import held_out
@@ -59,13 +60,24 @@ def add_downloads(app: FastAPI, station: Station) -> None:
             log.warning("refused an export to %s (%s) from %s", person.name, person.role, address(request.scope))
             return PlainTextResponse(f"an export needs the role engineer; {person.name} is {person.role}", 403)
         suffix = next((suffix for name, _, suffix in FORMS if name == form), ".zip")
-        with tempfile.NamedTemporaryFile(dir=station.root, prefix=EXPORT, suffix=suffix, delete=False) as file:
-            path = Path(file.name)
+        try:
+            handle, made = tempfile.mkstemp(dir=station.root, prefix=EXPORT, suffix=suffix)
+        except OSError as error:
+            return PlainTextResponse(f"{station.root}: {error.strerror or error}; make room and try again", 507)
+        os.close(handle)
+        path = Path(made)
+        # Whoever goes on with a download asks for a piece of another file: each is made anew. And Starlette leaves the
+        # file behind where it refuses a piece.
+        request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
         try:
             export(station.labels, product, form, path)
         except REFUSALS as error:
             path.unlink(missing_ok=True)
             return PlainTextResponse(str(error), 422)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            log.warning("the export of %s for %s failed: %s", product, person.name, error)
+            return PlainTextResponse(f"{station.root}: {error.strerror or error}; make room and try again", 507)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -121,7 +133,7 @@ class DataPage:
         self._start.set_enabled(running is None)
         said = ""
         if running is not None:
-            said = f"{STAGES.get(running.stage, running.stage)}, {running.share:.0%} of the {running.kind} done"
+            said = f"{STAGES.get(running.stage, running.stage)}, {running.share:.0%} of the {what(running)} done"
         elif job is not None and job.state != DONE:
             said = f"The last check: {job.state}. {job.text}"
         self._progress.set_text(said)

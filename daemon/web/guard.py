@@ -189,20 +189,21 @@ class Guard:
         return sending if scope["type"] == "http" else send
 
 
-def only_own_clients(sio: Any, owner: Callable[[str], str | None]) -> None:
-    """Let a socket speak for pages of its own session only: each message names the page it is meant for."""
+def only_own_clients(sio: Any, owner: Callable[[str], str | None], people: People) -> None:
+    """Let a socket speak for pages of its own session only, while it lasts: each message names the page it is for."""
     handlers = sio.handlers["/"]
 
     def owns(sid: str, message: Any) -> bool:
         name = str(message.get("client_id", "")) if isinstance(message, dict) else ""
         token = session_token({"cookie": str((sio.get_environ(sid) or {}).get("HTTP_COOKIE", ""))})
-        if token and owner(name) == token:
+        if token and owner(name) == token and people.who(token, touch=False) is not None:
             return True
         log.warning("refused a message to a page of somebody else")
         return False
 
-    for event in ("event", "javascript_response", "ack", "log"):
+    for event in ("event", "javascript_response", "ack"):
         handlers[event] = _checked(handlers[event], owns)
+    handlers["log"] = lambda *_: None  # a browser would write into our log whatever it likes
     shake = handlers["handshake"]
 
     async def handshake(sid: str, message: Any) -> bool:
@@ -250,7 +251,8 @@ def _method(scope: Scope) -> Any:
 def _sign_in_first(scope: Scope) -> Response:
     is_part = scope["path"].startswith(PARTS)
     if scope["type"] == "http" and scope["method"] in {"GET", "HEAD"} and not is_part:
-        return RedirectResponse(f"/login?to={quote(scope['path'])}", 303)
+        asked = scope.get("query_string", b"").decode("latin-1")
+        return RedirectResponse(f"/login?to={quote(scope['path'] + (f'?{asked}' if asked else ''))}", 303)
     return PlainTextResponse("sign in first", 401)
 
 

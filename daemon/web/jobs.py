@@ -36,6 +36,8 @@ RUNNING, DONE, FAILED, CANCELLED, INTERRUPTED = "running", "done", "failed", "ca
 SHIFT_NS = 8 * 3_600_000_000_000
 SHIFT_MOST = 400
 KEEP_JOBS = 5
+ENDS_S = 1.0
+"""How long a start waits for what was cancelled before: it ends when it has collected its pictures."""
 MIN_LABELLED = 1
 QUICK, FULL = "quick", "full"
 TRAIN, CHECK = "train", "check"
@@ -128,6 +130,7 @@ class Jobs:
         self._lock = threading.Lock()
         self._saving = threading.Lock()  # who cancels a job writes the same file as the job itself
         self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
         self._job: Job | None = None
         self._latest: dict[tuple[str, str], Job] = {}
         self._trainings: dict[str, list[Job]] = {}
@@ -184,9 +187,13 @@ class Jobs:
         JobError
             One runs already, or there is nothing to train on.
         """
+        if self._thread is not None and self.running is None:
+            self._thread.join(ENDS_S)
         with self._lock:
             if self.running is not None:
-                raise JobError(f"{self.running.by} has a {_what(self.running)} running; wait for it or cancel it")
+                raise JobError(f"{self.running.by} has a {what(self.running)} running; wait for it or cancel it")
+            if self._thread is not None and self._thread.is_alive():
+                raise JobError("what was cancelled is still collecting pictures; try again in some seconds")
             if only_compare:
                 found = self.proposal(product)
                 if found is None:
@@ -216,19 +223,21 @@ class Jobs:
                     kept = [old for old in before[:-KEEP_JOBS] if old is proposal]
                     self._trainings[product] = [*kept, *before[-KEEP_JOBS:], job]
             self._job = self._latest[product, kind] = job
-        log.info("%s starts a %s of %s", by, _what(job), product)
-        threading.Thread(target=self._run, args=(job,), name="training", daemon=True).start()
+            log.info("%s starts a %s of %s", by, what(job), product)
+            self._thread = threading.Thread(target=self._run, args=(job,), name="training", daemon=True)
+            self._thread.start()
         return job
 
     def cancel(self, by: str) -> None:
         """End the training that runs."""
-        job = self.running
-        if job is None:
-            return
-        log.info("%s cancels the %s of %s", by, _what(job), job.product)
-        _end(job, CANCELLED, f"cancelled by {by}")
+        with self._lock:  # or its process might just be starting
+            job = self.running
+            if job is None:
+                return
+            log.info("%s cancels the %s of %s", by, what(job), job.product)
+            _end(job, CANCELLED, f"cancelled by {by}")
+            self._end_process()
         self._save(job)
-        self._end_process()
 
     def close(self) -> None:
         """End what runs; it can be started again later."""
@@ -256,7 +265,7 @@ class Jobs:
         except Exception as error:
             if job.state == RUNNING:  # one that was cancelled meanwhile has ended as a person wanted
                 log.exception("a training failed")
-                self._over(job, FAILED, str(error))
+                self._over(job, FAILED, _in_words(error))
         finally:
             for name in OF_JOB:
                 shutil.rmtree(folder / name, ignore_errors=True)
@@ -331,10 +340,10 @@ class Jobs:
         if process.returncode == 0 and job.result is not None:
             self._over(job, DONE, "")
         else:
-            self._over(job, FAILED, error or f"the {_what(job)} was killed; {folder / 'log.txt'} says more")
+            self._over(job, FAILED, error or f"the {what(job)} was killed; {folder / 'log.txt'} says more")
 
     def _over(self, job: Job, state: str, text: str) -> None:
-        log.info("%s of %s: %s%s", _what(job), job.product, state, f": {text}" if text else "")
+        log.info("%s of %s: %s%s", what(job), job.product, state, f": {text}" if text else "")
         _end(job, state, text)
         self._save(job)
 
@@ -357,12 +366,19 @@ class Jobs:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _what(job: Job) -> str:
+def what(job: Job) -> str:
+    """Return what a job is called."""
     return "comparison" if job.comparing else WHAT[job.kind]
 
 
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the disk'}: {error.strerror}; make room or mend it, and start again"
+    return str(error)
+
+
 def _ended(job: Job) -> str:
-    return f"the page was ended during the {_what(job)}"
+    return f"the page was ended during the {what(job)}"
 
 
 def _end(job: Job, state: str, text: str) -> None:

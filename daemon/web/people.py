@@ -28,7 +28,7 @@ FILE = "people.sqlite3"
 ROLES = ("operator", "technician", "engineer")
 """Each may do what those before it may."""
 
-MIN_PASSWORD = 8
+MIN_PASSWORD, MAX_PASSWORD = 8, 256
 LONGEST_SESSION_S = 12 * 3600.0
 SAVE_SEEN_S = 20.0
 """A sign of life is written down this often at most."""
@@ -113,6 +113,8 @@ class People:
             raise PeopleError(f"{role!r} is no role; it is {', '.join(ROLES)}")
         if len(password) < MIN_PASSWORD:
             raise PeopleError(f"the password is too short; use at least {MIN_PASSWORD} characters")
+        if len(password) > MAX_PASSWORD:
+            raise PeopleError(f"the password is too long; use at most {MAX_PASSWORD} characters")
         with self._use() as db:
             db.execute("BEGIN IMMEDIATE")
             db.execute(

@@ -115,6 +115,7 @@ class Desk:
         self._overlay.set_visibility(False)
         ui.on("lw_key", self._key)
         ui.on("lw_broken", self._broken)
+        ui.on("lw_no_heat", self._no_heat)
         ui.timer(SYNC_S, self._sync, immediate=False)
 
     def _button(self, name: str, key: str, icon: str, classes: str, decision: str) -> ui.button:
@@ -237,6 +238,8 @@ class Desk:
         await self._page.station.catch_up()
         if self._now is None:
             await self.show()
+        elif self._now[1] == FIRST:  # it is theirs as long as they look at it
+            await asyncio.to_thread(self._page.station.hold, self._now[0], self._page.person)
 
     # ---- what a person does
 
@@ -252,6 +255,12 @@ class Desk:
             self._now = None
             say(f"the picture of part {words.name(part)} is gone or cannot be read: here is the next one", bad=True)
             await self.show()
+
+    def _no_heat(self) -> None:
+        if self._heat:
+            self._heat = False
+            self._show_heat()
+            say("there is no heat-map of this picture: no model is promoted, or it draws none", bad=True)
 
     async def _key(self, event: events.GenericEventArguments) -> None:
         key, image = str(event.args["key"]).lower(), str(event.args["image"])
@@ -309,7 +318,7 @@ class Desk:
 
     async def _undo(self, person: Person) -> None:
         async with self._writing:  # of the label that was given last, though both keys came at once
-            label = await asyncio.to_thread(self._page.station.labels.undo, person.name)
+            label = await asyncio.to_thread(self._page.station.labels.undo, person.name, self._page.product)
         if label is None:
             say("there is nothing to undo", bad=True)
             return
@@ -335,7 +344,7 @@ class Desk:
             for number, name in enumerate(self._types, 1):
                 self._type_button(f"{number} {name}" if number <= NUMBERED else name, name)
             self._type_button("Enter: not named", "")
-            new = ui.input("New defect (N)").props('dense outlined maxlength=40 aria-label="Name of a new defect"')
+            new = ui.input("New defect (N)").props('dense outlined maxlength=64 aria-label="Name of a new defect"')
             new.classes("lw-new-type")
 
             async def add(person: Person) -> None:

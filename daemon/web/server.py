@@ -25,7 +25,7 @@ from lineward.daemon.config import ConfigError
 from lineward.daemon.endpoint import load_pair, readable
 from lineward.daemon.web import conflicts_page, data_page, improve_page, live_page, review_page, shell
 from lineward.daemon.web.guard import COOKIE, Guard, address, only_own_clients
-from lineward.daemon.web.people import ForbiddenError, PeopleError, TooManyError
+from lineward.daemon.web.people import MAX_PASSWORD, ForbiddenError, PeopleError, TooManyError
 from lineward.daemon.web.pictures import THUMB_PX, VIEW_PX
 from lineward.daemon.web.station import Station
 
@@ -111,7 +111,7 @@ def make_app(config: Config) -> Guard:
         storage_secret=secrets.token_urlsafe(32),
         reconnect_timeout=20.0,  # a page on a busy box that missed its ping must not start from the beginning
     )
-    only_own_clients(core.sio, shell.OWNERS.get)
+    only_own_clients(core.sio, shell.OWNERS.get, station.people)
     return Guard(
         app,
         people=station.people,
@@ -156,7 +156,7 @@ def _add_sign_in(app: FastAPI, station: Station) -> None:
         name, password, to = (form.get(field, [""])[0] for field in ("name", "password", "to"))
         try:
             token = await run_in_threadpool(
-                station.people.sign_in, name[:64].strip(), password[:256], address(request.scope)
+                station.people.sign_in, name[:64].strip(), password[:MAX_PASSWORD], address(request.scope)
             )
         except TooManyError as error:
             return HTMLResponse(
@@ -178,8 +178,9 @@ def _add_sign_in(app: FastAPI, station: Station) -> None:
         return answer
 
     @app.post("/logout")
-    def sign_out(request: Request) -> Response:
-        station.people.sign_out(request.scope["state"]["token"])
+    async def sign_out(request: Request) -> Response:
+        await run_in_threadpool(station.people.sign_out, request.scope["state"]["token"])
+        shell.end_pages(request.scope["state"]["token"])
         answer = RedirectResponse("/login", 303)
         answer.delete_cookie(COOKIE, path="/")
         return answer

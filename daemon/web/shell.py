@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from nicegui import ui
+from nicegui import Client, ui
 
 from lineward.daemon.label_records import LabelError
 from lineward.daemon.web.guard import address
@@ -41,6 +42,7 @@ PAGES = (
     ("/improve", "Improve", "technician"),
 )
 CHECK_S = 15.0
+LEAVE_S = 1.0
 REFUSALS = (ForbiddenError, LabelError, JobError, TransferError, BundleError)
 DARK = "lineward_dark"
 
@@ -142,6 +144,13 @@ def set_source(element: ui.element, url: str, alternative: str) -> None:
         element.update()
 
 
+def end_pages(token: str) -> None:
+    """Take the open pages of a session away: nothing more is sent to them, and nothing of theirs is heard."""
+    for name in [name for name, owner in OWNERS.items() if owner == token]:
+        if (client := Client.instances.get(name)) is not None:
+            client.delete()
+
+
 @contextmanager
 def frame(station: Station, request: Request, where: str) -> Iterator[Page | None]:
     """Build a page's frame; gives None when this person may not see the page, with the reason on it."""
@@ -172,6 +181,7 @@ def frame(station: Station, request: Request, where: str) -> Iterator[Page | Non
     def check() -> None:
         if access.present() is None:
             ui.navigate.to(f"/login?to={where}")
+            asyncio.get_running_loop().call_later(LEAVE_S, client.delete)  # whoever stays all the same hears no more
 
     ui.timer(CHECK_S, check)
 

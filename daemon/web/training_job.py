@@ -12,17 +12,21 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lineward.daemon.allocator import keep_freed
+from lineward.daemon.label_records import FOLDER
 from lineward.daemon.priority import step_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lineward.models.verdict import Verdict
+
+T = TypeVar("T")
 
 THREADS = 1
 """The line has the other cores; together with the lowest priority its p99 stays as it was."""
@@ -66,9 +70,11 @@ def carry_out(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> d
         from lineward.models.finetune import train_full as train  # noqa: PLC0415 - torch is an extra
     out = Path(order["out"])
     old = Path(order["old"]) if order.get("old") else None
+    unread: list[str] = []
     if not out.exists():
         spec = load_manifest(old).input if old is not None else None
-        train(
+        learn = partial(
+            train,
             Path(order["data"]),
             out,
             product=order["product"],
@@ -80,7 +86,27 @@ def carry_out(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> d
             threads=THREADS,
             base=old if order.get("base") else None,
         )
-    return compare(old, out, order, tell)
+        _, unread = without_unreadable(learn)
+    result = compare(old, out, order, tell)
+    return {**result, "warnings": [*result["warnings"], *unread]}
+
+
+def without_unreadable(act: Callable[[], T]) -> tuple[T, list[str]]:
+    """Do work on a folder of links to pictures, without those that cannot be read; return them in words as well.
+
+    One file that a power cut left empty must not keep a product from being trained for ever.
+    """
+    from lineward.models.dataset import UnreadableError  # noqa: PLC0415
+
+    try:
+        return act(), []
+    except UnreadableError as error:
+        for file in error.files:
+            file.unlink()
+        names = ", ".join(file.name for file in error.files[:MOST_FILES])
+        many = len(error.files)
+        text = f"Left out, for they cannot be read ({many} in {FOLDER}/ of the storage folder): {names}."
+        return act(), [text]
 
 
 def check(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> dict[str, Any]:
@@ -88,14 +114,17 @@ def check(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> dict[
     from lineward.models.dataset_check import check_dataset  # noqa: PLC0415
 
     data = Path(order["data"])
-    report = check_dataset(data, cache_dir=Path(order["cache"]), progress=tell, threads=THREADS).to_json()
+    look = partial(check_dataset, data, cache_dir=Path(order["cache"]), progress=tell, threads=THREADS)
+    found, unread = without_unreadable(look)
+    report = found.to_json()
     files = sorted(path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file())
     findings: Any = report["findings"]
     for finding in findings:
         about = json.dumps(finding)
         finding["files"] = [file for file in files if file in about][:MOST_FILES]
         del finding["figures"]
-    return {"fine": report["fine"], "findings": findings, "forecast": report["forecast"]}
+    findings += [{"id": "unreadable", "level": "problem", "text": text, "files": []} for text in unread]
+    return {"fine": report["fine"] and not unread, "findings": findings, "forecast": report["forecast"]}
 
 
 def compare(

@@ -142,9 +142,9 @@ def _entries(files: list[tuple[str, int]]) -> list[_Entry]:
     """Look at every name; only pictures below ``good`` and ``defect`` count, and no name leads anywhere else."""
     found = []
     for name, size in files:
-        parts = name.split("/")
+        parts = name.replace("\\", "/").split("/")  # as old programs on Windows wrote them
         shown = _shown(name)
-        if name.startswith("/") or "\\" in name or ":" in parts[0] or any(part in {"", ".", ".."} for part in parts):
+        if name.startswith(("/", "\\")) or ":" in parts[0] or any(part in {"", ".", ".."} for part in parts):
             raise TransferError(f"{shown}: this name leads out of the folder; refused, nothing was changed")
         if not name.isprintable() or any(c in "<>\"'&`|*?$" for c in name) or len(name) > LONGEST_NAME:
             raise TransferError(
@@ -191,7 +191,7 @@ def _parts(files: list[tuple[str, int]], read: Callable[[_Entry], bytes]) -> dic
     """Return which part is on each picture, as ``groups.csv`` says; a row whose group is blank says nothing."""
     found: dict[str, str] = {}
     for name, size in files:
-        folder, _, last = name.rpartition("/")
+        folder, _, last = name.replace("\\", "/").rpartition("/")
         if last != "groups.csv" or "/" in folder:
             continue
         if size > MOST_GROUPS_BYTES:
@@ -252,7 +252,9 @@ def _take_in(
             image = f"i{digest[:20]}"
             suffix = Path(entry.name).suffix.lower()
             (Path(scratch) / f"{image}{suffix}").write_bytes(data)
-            part = _imported(image, suffix, entry, product, part_ids.get(entry.name, ""), now, escaped=escaped)
+            part = _imported(
+                image, suffix, entry, product, part_ids.get(entry.name.replace("\\", "/"), ""), now, escaped=escaped
+            )
             if not correct and (otherwise := labels.known_otherwise(part, entry.decision, entry.defect_type)):
                 raise TransferError(f"{_shown(entry.name)}: {otherwise}; nothing was changed")
             rows.append((part, entry.decision, entry.defect_type))
@@ -351,7 +353,7 @@ def _tiff_size(data: bytes) -> tuple[int, int] | None:
     (start,) = struct.unpack(order + "I", data[4:8])
     (count,) = struct.unpack(order + "H", data[start : start + 2])
     sizes: dict[int, int] = {}
-    for number in range(count):
+    for number in reversed(range(count)):  # of a tag that comes twice the first counts, as it does when it is read
         at = start + 2 + 12 * number
         tag, kind = struct.unpack(order + "HH", data[at : at + 4])
         if tag in {256, 257}:

@@ -12,18 +12,32 @@ import httpx
 import pytest
 import socketio
 from tests.broker import wait_until
-from tests.web.kit import DOTS, LINK, PASSWORDS
+from tests.web.kit import DOTS, LINK, PASSWORDS, ReviewPage, add_part, add_to_ledger
 
+from lineward.daemon.labels import LabelStore
 from lineward.daemon.web.people import Attempts
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
     from typing import Any
 
-    from tests.web.kit import Chromium, ReviewPage
+    from tests.web.kit import Chromium
 
 PAGES = ("/", "/review", "/conflicts", "/data", "/improve")
 IMAGE = f"{1:012x}"
+
+
+@pytest.fixture
+def own_page(tmp_path: Path) -> Iterator[ReviewPage]:
+    """A page of a test's own, with one labelled picture."""
+    page = ReviewPage(tmp_path / "own").add_people()
+    store = LabelStore(page.storage)
+    store.give(add_part(store, 1).image, "eve", "pass")
+    add_to_ledger(store, [1])
+    store.close()
+    yield page.start()
+    page.kill()
 
 
 def state(page: ReviewPage) -> list[str]:
@@ -179,6 +193,50 @@ def test_nobody_speaks_for_the_page_of_somebody_else(served: ReviewPage) -> None
         wait_until(lambda: served.lines("a message to a page of somebody else"), 10, "the log says so")
         own = f"lineward_session={victim.cookies['lineward_session']}"
         assert in_a_loop(attack(served.url, own, name)) == (True, True)
+
+
+def test_a_session_that_is_over_hears_nothing_and_is_not_heard(own_page: ReviewPage) -> None:
+    """Rule: the open socket of a page ends with its session; what it sends into the log is let fall in any case."""
+
+    async def listen(url: str, cookie: str, name: str, sign_out: Callable[[], object]) -> tuple[bool, bool]:
+        client = socketio.AsyncClient()
+        heard: list[object] = []
+        client.on("update", heard.append)
+        headers = {"Cookie": cookie, "Origin": url}
+        query = f"client_id={name}&tab_id=t&document_id=d&implicit_handshake=true&next_message_id=0"
+        await client.connect(f"{url}?{query}", headers, socketio_path="/_nicegui_ws/socket.io", wait_timeout=20)
+        await client.emit("log", {"client_id": name, "level": "warning", "message": "x\n16:00:00.000  eve promotes it"})
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            if heard:
+                break
+        before = bool(heard)
+        await asyncio.to_thread(sign_out)
+        await asyncio.sleep(1.0)
+        heard.clear()
+        await client.emit("event", {"client_id": name, "id": 4, "listener_id": "x", "args": {}})
+        await asyncio.sleep(5.0)  # the page draws itself anew each second
+        await client.disconnect()
+        return before, bool(heard)
+
+    with own_page.client("olga") as client:
+        page = client.get("/").text
+        (name,) = set(re.findall(r"client_id['\"]?\s*:\s*['\"]([0-9a-f-]{36})", page))
+        cookie = f"lineward_session={client.cookies['lineward_session']}"
+        heard = in_a_loop(listen(own_page.url, cookie, name, lambda: client.post("/logout")))
+    assert heard == (True, False)
+    assert own_page.lines("a message to a page of somebody else")
+    assert not own_page.lines("eve promotes it")
+
+
+@pytest.mark.parametrize("pieces", ["bytes=5-2", "lines=1", "bytes=99999999999-", "bytes=0-9"])
+def test_a_download_in_pieces_leaves_nothing_on_the_disk(own_page: ReviewPage, pieces: str) -> None:
+    """Rule: whoever asks for a piece of an export gets all of it, and the copy on the line's disk goes."""
+    with own_page.client("eve") as client:
+        answer = client.get("/export/csv?product=bracket", headers={"range": pieces})
+        assert answer.status_code == 200
+        assert answer.text.startswith("file,")
+    wait_until(lambda: not list(own_page.storage.glob(".export-*")), 10, "the copy is gone")
 
 
 def in_a_loop(attack: Coroutine[Any, Any, tuple[bool, bool]]) -> tuple[bool, bool]:

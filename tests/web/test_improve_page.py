@@ -237,7 +237,7 @@ def test_a_candidate_that_lets_an_escape_through_cannot_be_promoted(
         assert page.is_disabled(PROMOTE)
         assert page.is_visible("text=1 of 2 former escapes are stopped by the new model.")
     assert models.history(own.storage, "bracket") == before
-    store.undo("eve")
+    store.undo("eve", "bracket")
 
 
 def turn(page: Any, key: str, end: str) -> None:

@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.broker import wait_until
-from tests.web.kit import add_part
+from tests.web.kit import add_part, png
 
 from lineward.daemon.config import load_config
 from lineward.daemon.label_records import PASS
-from lineward.daemon.web import promotion
+from lineward.daemon.web import jobs, promotion
 from lineward.daemon.web.jobs import CANCELLED, CHECK, DONE, FAILED, KEEP_JOBS, TRAIN, Job, JobError
 from lineward.daemon.web.station import Station
+from lineward.daemon.web.training_job import without_unreadable
 from lineward.models import store
 from lineward.models.bundle import load_bundle, save_bundle
+from lineward.models.dataset import read_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import Any
 
     from tests.web.kit import FirstModel
 
@@ -237,3 +240,44 @@ def test_a_candidate_that_was_compared_with_another_model_is_not_promoted(
     assert found.result is not None
     found.result["old"] = entry.version
     assert not promotion.why_not(station, found)
+
+
+def test_what_was_cancelled_ends_before_the_next_begins(
+    station: Station, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: one at a time, also while the one before still collects its pictures: two would share one folder."""
+    monkeypatch.setattr("lineward.daemon.web.jobs.ENDS_S", 0.1)
+    put(root, 1, DONE, compared=True, file=True)
+    station.jobs.__init__(station)  # type: ignore[misc]  # as after a start of the page
+    label_one(station)
+    go_on, collecting = threading.Event(), threading.Event()
+    write_sets = jobs.write_sets
+
+    def slowly(*arguments: Any) -> Any:
+        collecting.set()
+        assert go_on.wait(20)
+        return write_sets(*arguments)
+
+    monkeypatch.setattr(jobs, "write_sets", slowly)
+    station.jobs.start("plates", "tom", only_compare=True)
+    assert collecting.wait(20)
+    station.jobs.cancel("tom")
+    with pytest.raises(JobError, match="still collecting pictures; try again"):
+        station.jobs.start("plates", "tom", only_compare=True)
+    go_on.set()
+    wait_for_the_end()
+    monkeypatch.undo()
+    assert station.jobs.start("plates", "tom", only_compare=True).comparing
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+    """Rule: a file that a power cut left empty does not keep a product from being trained; it is named."""
+    for number in range(20):
+        path = tmp_path / ("good" if number < 12 else "defect/dent") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    (tmp_path / "good" / "5.png").write_bytes(b"")
+    found, said = without_unreadable(lambda: read_dataset(tmp_path))
+    assert len(found.items) == 19
+    assert said == ["Left out, for they cannot be read (1 in labelled/ of the storage folder): 5.png."]
+    assert without_unreadable(lambda: read_dataset(tmp_path))[1] == []

@@ -35,7 +35,7 @@ def test_what_people_said_comes_back(labels: LabelStore) -> None:
     labels.give(images[1], "tom", PASS)
     labels.give(images[1], "ann", FAIL, "dent", purpose=SECOND)
     labels.give(images[2], "tom", PASS)
-    labels.undo("tom")
+    labels.undo("tom", "bracket")
     labels.give(images[2], "tom", FAIL, "scratch")
     labels.give(images[3], "tom", SKIP)
     before = [(labels.part(image), labels.labels(image)) for image in images[:3]]
@@ -86,7 +86,7 @@ def test_a_part_whose_label_was_taken_back_outlives_the_quota(labels: LabelStore
     flagged = Flagged(LedgerReader(labels.root / "ledger.sqlite3"), labels)
     flagged.sync()
     labels.give(part.image, "tom", PASS)
-    labels.undo("tom")
+    labels.undo("tom", "bracket")
     (labels.root / part.path).unlink()
     with closing(sqlite3.connect(labels.root / "ledger.sqlite3")) as db, db:
         db.execute("DELETE FROM images")

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+import unicodedata
 from typing import TYPE_CHECKING
 
 import pytest
@@ -86,7 +87,18 @@ def test_a_part_whose_picture_is_gone_takes_no_label(labels: LabelStore) -> None
 
 
 @pytest.mark.parametrize(
-    ("decision", "kind"), [("good", ""), ("", ""), (FAIL, "../up"), (FAIL, "<b>"), (FAIL, "x" * 41)]
+    ("decision", "kind"),
+    [
+        ("good", ""),
+        ("", ""),
+        (FAIL, "../up"),
+        (FAIL, "<b>"),
+        (FAIL, "x" * 65),
+        (FAIL, ".x"),
+        (FAIL, "=x"),
+        (FAIL, "a|b"),
+        (FAIL, "x."),
+    ],
 )
 def test_what_is_no_decision_is_refused(labels: LabelStore, decision: str, kind: str) -> None:
     """Rule: only pass, fail and skip count, and a defect type is a plain name; else nothing is written."""
@@ -101,13 +113,13 @@ def test_undo_takes_back_the_last_decision_and_stays_in_the_book(labels: LabelSt
     first, second = add_part(labels, 1), add_part(labels, 2)
     labels.give(first.image, "tom", PASS)
     labels.give(second.image, "ann", PASS)
-    undone = labels.undo("tom")
+    undone = labels.undo("tom", "bracket")
     assert undone is not None
     assert undone.image == first.image
     (kept,) = labels.labels(first.image)
     assert kept.undone_ns is not None
     assert [part.image for part in labels.waiting("bracket", limit=5)] == [first.image]
-    assert labels.undo("tom") is None
+    assert labels.undo("tom", "bracket") is None
 
 
 def test_people_who_disagree_make_a_conflict_that_one_decision_settles(labels: LabelStore) -> None:
@@ -216,6 +228,27 @@ def test_a_defect_type_has_one_spelling(labels: LabelStore) -> None:
     assert labels.give(second.image, "eve", FAIL, "scratch").defect_type == "Scratch"
     labels.give(other.image, "tom", FAIL, "dent")
     assert sorted(labels.defect_types("bracket")) == ["Scratch", "dent"]
+
+
+@pytest.mark.parametrize(
+    "name", ["scratch (deep)", "dent, left", "crack.long", "Kratzer&", "Lücke", "खरोंच", "รอยขีดข่วน", "3rd side #2"]
+)
+def test_a_defect_may_be_called_what_a_folder_is_called(labels: LabelStore, name: str) -> None:
+    """Rule: what training takes as the name of a folder can be chosen on the page, in any writing."""
+    part = add_part(labels, 1)
+    typed = unicodedata.normalize("NFD", name)
+    assert labels.give(part.image, "tom", FAIL, typed).defect_type == unicodedata.normalize("NFC", name)
+
+
+def test_undo_is_for_the_product_on_the_page(labels: LabelStore) -> None:
+    """Rule: the last decision on another product stays, and is not shown among this product's defects."""
+    labels.give(add_part(labels, 1, product="flange").image, "tom", PASS)
+    labels.give(add_part(labels, 2).image, "tom", PASS)
+    undone = labels.undo("tom", "flange")
+    assert undone is not None
+    assert undone.image == make_part(1).image
+    assert labels.undo("tom", "flange") is None
+    assert labels.counts("bracket") == {"labelled": 1}
 
 
 @pytest.mark.parametrize("name", ["good", "Pass", "OK", "-", "_ _"])

@@ -65,6 +65,7 @@
   };
   document.addEventListener("error", (event) => {
     const picture = event.target, image = imageOf(picture), from = picture.getAttribute?.("src");
+    if (image && picture.classList.contains("lw-heat")) emitEvent("lw_no_heat");
     if (!image || !picture.classList.contains("lw-part")) return;
     emitEvent("lw_broken", { image });  // the server knows whether there is one
     setTimeout(() => {
@@ -86,7 +87,7 @@
     if (event.key === "+" || event.key === "=") centre(1.5);
     else if (event.key === "-") centre(1 / 1.5);
     else if (event.key === "0") whole();
-    else if (event.key === "n" && newType()) { event.preventDefault(); newType().focus(); }
+    else if (event.key.toLowerCase() === "n" && newType()) { event.preventDefault(); newType().focus(); }
     else if (enter && (choosing || (desk && event.repeat))) { event.preventDefault(); event.stopPropagation(); }
     if (!event.repeat && desk) emitEvent("lw_key", { key: event.key, image: shown() });
   }, true);
