@@ -55,7 +55,10 @@ class BrokerTrouble:
         if refusals.keys() == self._refusals.keys():
             return
         for topic in refusals.keys() - self._refusals.keys():
-            log.warning("broker %s: %s", self._endpoint, refusals[topic])
+            log.log(
+                logging.INFO if self._refusals else logging.WARNING, "broker %s: %s", self._endpoint, refusals[topic]
+            )
+            self._refusals[topic] = refusals[topic]
         for topic in self._refusals.keys() - refusals.keys():
             log.info("broker %s: takes %s again", self._endpoint, topic)
         self._refusals = dict(refusals)

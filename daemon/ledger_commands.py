@@ -104,7 +104,7 @@ def reconcile_ledger(
 
     since_ns = None if since is None else parse_time(since, "--since")
     with _opened(context, config, root) as reader:
-        found = reconcile(reader, since_ns=since_ns)
+        found = reconcile(reader, since_ns=since_ns, **_kept_rows(context, config))
     if as_json:
         sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n")
     else:
@@ -198,6 +198,14 @@ def _storage(context: typer.Context, config: Path | None, root: Path | None) -> 
     from lineward.daemon.config import load_config
 
     return load_config(config or DEFAULT_CONFIG).storage.root
+
+
+def _kept_rows(context: typer.Context, config: Path | None) -> dict[str, int]:
+    """Return how many answers the station keeps, where a configuration says it."""
+    from lineward.daemon.config import load_config
+
+    config = config or (context.obj or (None, None))[0] or DEFAULT_CONFIG
+    return {"kept_rows": load_config(config).storage.ledger_rows} if config.exists() else {}
 
 
 @contextlib.contextmanager

@@ -40,8 +40,10 @@ OUR_KEYS = (b'"seq"', b'"ok"', b'"state"', b'"raised"', b'"uptime_s"')
 WORDS = frozenset({"online", "offline", "stopped", *(str(decision) for decision in Decision)})
 """Bare payloads that are words."""
 LONGEST_WORD = "unknown_command"
+LONGEST_REASON = "score_out_of_range"
+LONGEST_PART_ID = 128
 """Of those that say why a command was refused."""
-PART_ID = 'Ä,"{:[]}\\ \n\U0001f9f0x' * 6  # 64 characters and more of what JSON and small PLCs dislike
+PART_ID = 'Ä,"{:[]}\\ \n\U0001f9f0x' * 10  # what JSON and small PLCs dislike
 
 
 class PlcCheckError(ValueError):
@@ -223,7 +225,7 @@ def _longest_result(config: Config) -> Result:
     return Result(
         seq=LONGEST_DINT,
         verdict="undecided",
-        reason="wrong_product",
+        reason=LONGEST_REASON,
         confidence=1.0,
         defect_probability=0.3333,
         anomaly=0.3333,
@@ -235,7 +237,7 @@ def _longest_result(config: Config) -> Result:
         received_unix_ns=DAY_END_NS,
         published_unix_ns=DAY_END_NS,
         latency=Latency(1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e12),
-        part_id=PART_ID,
+        part_id=PART_ID[:LONGEST_PART_ID],
         trigger_id="7" * 64,
         exposure_device_ns=(1 << 63) - 1,
         image="i" * 64,

@@ -31,9 +31,6 @@ POWER_CUT_LEAST = POWER_CUT_GAP // 2
 """Less than was left out: of the last rows the database may know more than the file of the last number."""
 
 POWER_CUT_MOST = 2 * POWER_CUT_GAP
-KEPT_ROWS = 2_000_000
-"""What the station keeps; older numbers may be missing because they were deleted."""
-
 NEARBY = 100
 """So many answers away at most is that of a frame which waited for the judge while later ones were lost."""
 
@@ -150,8 +147,13 @@ class Reconciliation:
         yield "it adds up" if self.fine else "it does NOT add up"
 
 
-def reconcile(reader: LedgerReader, *, since_ns: int | None = None) -> Reconciliation:
+def reconcile(reader: LedgerReader, *, since_ns: int | None = None, kept_rows: int = 2_000_000) -> Reconciliation:
     """Hold triggers, frames and answers against each other, from a time on or from the beginning.
+
+    Parameters
+    ----------
+    kept_rows
+        What the station keeps (``storage.ledger_rows``); older numbers may be missing because they were deleted.
 
     Raises
     ------
@@ -163,7 +165,7 @@ def reconcile(reader: LedgerReader, *, since_ns: int | None = None) -> Reconcili
     last_no = reader.highest_trigger() if reader.schema() >= SINCE_TRIGGERS else 0
     first_seq = _first(reader, "results", "seq", "trigger_ns", since_ns)
     first_no = _first(reader, "triggers", "no", "given_ns", since_ns) if last_no else 1
-    _walk_answers(reader, found, first_seq, last_seq)
+    _walk_answers(reader, found, first_seq, last_seq, last_seq - kept_rows)
     if last_no:
         _count_triggers(reader, found, first_no, last_no)
         _unanswered(reader, found, first_no, last_no)
@@ -185,7 +187,7 @@ def _first(reader: LedgerReader, table: str, key: str, moment: str, since_ns: in
 # ---- answers and frames
 
 
-def _walk_answers(reader: LedgerReader, found: Reconciliation, first_seq: int, last_seq: int) -> None:
+def _walk_answers(reader: LedgerReader, found: Reconciliation, first_seq: int, last_seq: int, deleted_to: int) -> None:
     """Go through the answers once: count them, and look at the step from each to the next."""
     before: _Answer | None = None
     after_seq = first_seq - 1
@@ -195,7 +197,7 @@ def _walk_answers(reader: LedgerReader, found: Reconciliation, first_seq: int, l
             answer = _Answer(*row)
             _count_answer(found, answer)
             if before is not None:
-                _step(reader, found, before, answer, last_seq)
+                _step(reader, found, before, answer, deleted_to)
             before = answer
         after_seq = page[-1][0]
 
@@ -220,18 +222,18 @@ def _count_answer(found: Reconciliation, answer: _Answer) -> None:
         )
 
 
-def _step(reader: LedgerReader, found: Reconciliation, before: _Answer, answer: _Answer, last_seq: int) -> None:
+def _step(reader: LedgerReader, found: Reconciliation, before: _Answer, answer: _Answer, deleted_to: int) -> None:
     missing = answer.seq - before.seq - 1
     if missing:
-        _gap(reader, found, before, answer, last_seq)
+        _gap(reader, found, before, answer, deleted_to)
     elif before.trigger_no is None and answer.trigger_no is None:
         _frame_gap(reader, found, before, answer)
 
 
-def _gap(reader: LedgerReader, found: Reconciliation, before: _Answer, answer: _Answer, last_seq: int) -> None:
+def _gap(reader: LedgerReader, found: Reconciliation, before: _Answer, answer: _Answer, deleted_to: int) -> None:
     """Judge a gap in the numbers: deleted long ago, left out after a power cut, or lost."""
     missing = answer.seq - before.seq - 1
-    if answer.seq <= last_seq - KEPT_ROWS:
+    if answer.seq - 1 <= deleted_to:  # what waits for the broker stays behind
         found.counts["deleted"] += missing
         return
     place = f"#{before.seq + 1} to #{answer.seq - 1} are missing, between {before} and {answer}"

@@ -237,5 +237,8 @@ def newest_images(root: Path, count: int) -> list[Path]:
     """Return the newest kept images."""
     if count == 0:
         return []
-    found = (root / "images").rglob("*.png")
-    return sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)[:count]
+    ages: list[tuple[float, Path]] = []
+    for file in (root / "images").rglob("*.png"):
+        with contextlib.suppress(OSError):  # the quota takes some away meanwhile
+            ages.append((file.stat().st_mtime, file))
+    return [file for _, file in sorted(ages, reverse=True)[:count]]

@@ -149,7 +149,7 @@ def read_dataset(
     facts: list[Facts] = []
     broken: dict[Path, str] = {}
     with ThreadPoolExecutor(threads, thread_name_prefix="dataset") as pool:
-        found = pool.map(lambda path: _facts(path, cache_dir), (path for path, _ in files))
+        found = pool.map(lambda path: facts_of(path, cache_dir), (path for path, _ in files))
         for done, ((path, _), fact) in enumerate(zip(files, found, strict=True), 1):
             if isinstance(fact, ImageFileError):
                 broken[path] = str(fact)
@@ -253,7 +253,8 @@ def too_few(folder: Path, good: int, defect: int) -> DatasetError:
     )
 
 
-def _facts(path: Path, cache_dir: Path | None) -> Facts | ImageFileError:
+def facts_of(path: Path, cache_dir: Path | None) -> Facts | ImageFileError:
+    """Return what is known of a file, from the cache where it is there, or why it cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:

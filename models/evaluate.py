@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineward.models.dataset import Dataset
+    from lineward.models.filefacts import Facts
     from lineward.models.records import Manifest
     from lineward.models.session import Session
     from lineward.models.verdict import Verdict
@@ -100,14 +101,22 @@ def judge_folder(session: Session, data: Path, *, progress: Callable[[int, int],
     return Judged(session.manifest, dataset, tuple(verdicts), metrics)
 
 
+class Known:
+    """The images that models were trained on: by the bytes of their files, and by their pixels."""
+
+    def __init__(self, *manifests: Manifest) -> None:
+        self._files = {digest for manifest in manifests for digest in manifest.data.trained_on}
+        self._pixels = {digest for manifest in manifests for digest in manifest.data.trained_pixels}
+
+    def has(self, facts: Facts) -> bool:
+        """Tell whether an image is one of them, also when it was saved again since."""
+        return facts.digest[:DIGEST_DIGITS] in self._files or facts.pixels in self._pixels
+
+
 def _refuse_known(session: Session, dataset: Dataset) -> None:
-    """Figures on images that the model was fitted on flatter it, also when they were saved again since."""
-    files, pixels = set(session.manifest.data.trained_on), set(session.manifest.data.trained_pixels)
-    found = [
-        item.file
-        for item in dataset.items
-        if item.source.digest[:DIGEST_DIGITS] in files or (item.facts is not None and item.facts.pixels in pixels)
-    ]
+    """Figures on images that the model was fitted on flatter it."""
+    known = Known(session.manifest)
+    found = [item.file for item in dataset.items if item.facts is not None and known.has(item.facts)]
     if found:
         raise DatasetError(
             f"{dataset.folder}: the model was trained on {len(found)} of these {len(dataset.items)} images, such as "

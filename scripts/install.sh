@@ -9,7 +9,7 @@ dest=${DESTDIR:-}
 python=${PYTHON:-/usr/bin/python3}
 opt=$dest/opt/lineward
 units=$dest/usr/lib/systemd/system
-services=(lineward.service 'lineward@.service' lineward-review.service 'lineward-train@.service' lineward-train.slice)
+services=(lineward.service 'lineward@.service' lineward-review.service 'lineward-review@.service' 'lineward-train@.service' lineward-train.slice)
 
 say() { printf 'lineward: %s\n' "$*"; }
 fail() { say "$*" >&2; exit 2; }
@@ -119,7 +119,7 @@ settle() {
     if has_systemd; then
         systemctl daemon-reload
         for unit in $(systemctl list-units --plain --no-legend --state=active,activating 'lineward.service' 'lineward@*.service' \
-            'lineward-review.service' | cut -d' ' -f1); do
+            'lineward-review.service' 'lineward-review@*.service' | cut -d' ' -f1); do
             say "restarting $unit"
             systemctl restart --no-block "$unit"
         done
@@ -129,9 +129,9 @@ settle() {
 uninstall() {
     [ "$(id -u)" -eq 0 ] || fail "this changes the system; run it with sudo"
     if has_systemd; then
-        systemctl stop 'lineward.service' 'lineward@*.service' 'lineward-review.service' 'lineward-train@*.service' 2>/dev/null || true
+        systemctl stop 'lineward.service' 'lineward@*.service' 'lineward-review.service' 'lineward-review@*.service' 'lineward-train@*.service' 2>/dev/null || true
         systemctl disable --quiet lineward.service lineward-review.service 2>/dev/null || true
-        find /etc/systemd/system -name 'lineward@*.service' -type l -delete 2>/dev/null || true
+        find /etc/systemd/system \( -name 'lineward@*.service' -o -name 'lineward-review@*.service' \) -type l -delete 2>/dev/null || true
     fi
     rm -rf /opt/lineward /opt/lineward.old /var/cache/lineward /var/cache/lineward-review /var/cache/lineward-train
     rm -f /usr/bin/lineward /usr/lib/sysusers.d/lineward.conf /usr/lib/tmpfiles.d/lineward.conf \

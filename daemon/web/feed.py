@@ -41,6 +41,8 @@ FIGURES_S = 5.0
 LET_GO_S = 6.0
 MINUTE_NS, HOUR_NS = 60_000_000_000, 3_600_000_000_000
 SILENT_S = 30.0
+RETAINED_S = 3.0
+"""By then a broker has sent what it keeps for whoever comes."""
 LARGEST = 64 << 10
 
 
@@ -176,7 +178,7 @@ class Feed:
         if reason.is_failure:
             self._broker_trouble = f"the broker refuses this page: {reason}; look at [mqtt] in the configuration"
             return
-        self._connected, self._broker_trouble = True, ""
+        self._connected, self._connected_at, self._broker_trouble = True, time.monotonic(), ""
         base = self._config.station.base_topic
         client.subscribe([(f"{base}/{name}", 0) for name in ("availability", "state", "alarm", "stats")])
 
@@ -255,6 +257,16 @@ class Feed:
             for name, alarm in self._topic("alarm").items()
             if isinstance(alarm, dict) and alarm.get("raised")
         ]
+        if self._connected and "alarm" not in self._topics and time.monotonic() - self._connected_at > RETAINED_S:
+            base = self._config.station.base_topic
+            found.append(
+                Trouble(
+                    "page",
+                    "warning",
+                    f"alarms are not known: the broker gives this page nothing on {base}/alarm; start `lineward run`, "
+                    "or let the user of [mqtt] read there (access rules)",
+                )
+            )
         available = self._topics.get("availability")
         if self._connected and available == "offline":
             found.insert(

@@ -116,7 +116,7 @@ class Improve:
         self._question.set_text(
             f"{job.result['new']} will judge {self._page.product} from the next part on. "
             + (
-                f"Of {kept} parts of the last shift it judges {changed} differently. You can go back at any time."
+                f"Of {kept} parts of {_shift(job.result)} it judges {changed} differently. You can go back at any time."
                 if job.result["old"]
                 else "No model has judged it before, so there is nothing to compare it with."
             )
@@ -201,6 +201,11 @@ class Improve:
             table(("When (UTC)", "Who", "What", "Before"), rows, "Nothing was promoted yet")
 
 
+def _shift(result: dict[str, Any]) -> str:
+    """Say which parts both models have judged: on a quiet day they are older than a shift."""
+    return str(result.get("shift_is", "the last shift"))  # a candidate of an earlier version does not say it
+
+
 def _changed(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [e for e in result["shift"] if e["old"] and e["new"] and e["old"]["verdict"] != e["new"]["verdict"]]
 
@@ -265,9 +270,9 @@ def _draw_result(job: Job, result: dict[str, Any]) -> None:
             _draw_learned(job, result)
     changed = _changed(result)
     text(
-        f"Last shift: {len(changed)} of {len(result['shift'])} kept parts are judged differently"
+        f"Of {_shift(result)}: {len(changed)} of {len(result['shift'])} kept parts are judged differently"
         if result["old"]
-        else "Last shift: no model has judged before, so there is nothing to compare with",
+        else f"Of {_shift(result)}: no model has judged before, so there is nothing to compare with",
         "lw-h3",
         "h3",
     )

@@ -34,7 +34,8 @@ log = logging.getLogger("lineward.web.jobs")
 
 RUNNING, DONE, FAILED, CANCELLED, INTERRUPTED = "running", "done", "failed", "cancelled", "interrupted"
 SHIFT_NS = 8 * 3_600_000_000_000
-SHIFT_MOST = 400
+SHIFT_MOST, SHIFT_LEAST = 400, 20
+"""Parts that both models judge; with fewer than the latter those before the shift are taken as well."""
 KEEP_JOBS = 5
 ENDS_S = 1.0
 """How long a start waits for what was cancelled before: it ends when it has collected its pictures."""
@@ -284,7 +285,7 @@ class Jobs:
         old = station.model_path(product)
         since = time.time_ns() - SHIFT_NS
         shift = station.labels.parts(product, since_ns=since, limit=SHIFT_MOST)
-        if len(shift) < 20:
+        if few := len(shift) < SHIFT_LEAST:
             shift = station.labels.parts(product, limit=SHIFT_MOST // 2)
         return {
             "kind": TRAIN,
@@ -298,6 +299,7 @@ class Jobs:
             "holdout": self._entries(sets.held_out),
             "never_again": self._entries(station.labels.escapes(product)),
             "shift": self._entries([part for part in shift if part.origin == "line"]),
+            "shift_is": "the parts kept last" if few else "the last shift",
         }
 
     def _entries(self, parts: list[Part]) -> list[dict[str, str]]:

@@ -28,6 +28,7 @@ WORDS = ("Line", "Camera", "Broker")
 """Tiles that hold words, in smaller letters than figures."""
 
 GOOD_STATES = {"continuous_execution", "ready", "single_execution"}
+GOOD_CAMERA = {"streaming", "degraded", "gives pictures"}
 RUNNING = {"offline": "gone", "stopped": "stopped", "silent": "no parts come", "": "not known"}
 
 
@@ -134,7 +135,7 @@ class Live:
         )
         state = words.STATE.get(now.running, RUNNING.get(now.running, now.running))
         tiles["Line"].set(state, f"{now.product} {now.model}".strip(), bad=now.running not in GOOD_STATES)
-        tiles["Camera"].set(now.camera or "not known", "", bad=now.camera in {"lost", "closed", "error", ""})
+        tiles["Camera"].set(now.camera or "not known", "", bad=now.camera not in GOOD_CAMERA)
         connected = now.broker == "connected"
         tiles["Broker"].set(
             "connected" if connected else "not reached", "" if connected else now.broker, bad=not connected

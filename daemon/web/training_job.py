@@ -6,7 +6,6 @@ on stdout and ends when its stdin is closed: a page that is gone wants no traini
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -24,6 +23,7 @@ from lineward.daemon.priority import step_back
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from lineward.models.evaluate import Known
     from lineward.models.verdict import Verdict
 
 T = TypeVar("T")
@@ -132,10 +132,12 @@ def compare(
 ) -> dict[str, Any]:
     """Judge the same pictures with both models and say where they differ; held-out ones that one knows are left out."""
     from lineward.models.bundle import load_bundle, load_manifest  # noqa: PLC0415
+    from lineward.models.evaluate import Known  # noqa: PLC0415
 
-    known = {digest for path in (old, new) if path is not None for digest in load_manifest(path).data.trained_on}
+    cache = Path(order["cache"])
+    known = Known(*(load_manifest(path) for path in (old, new) if path is not None))
     sets: dict[str, list[dict[str, Any]]] = {
-        "holdout": [entry for entry in order["holdout"] if not _is_known(Path(entry["file"]), known)],
+        "holdout": [entry for entry in order["holdout"] if not _is_known(Path(entry["file"]), known, cache)],
         **{name: order[name] for name in ("never_again", "shift")},
     }
     files = list(dict.fromkeys(entry["file"] for entries in sets.values() for entry in entries))
@@ -162,18 +164,19 @@ def compare(
         "promise": manifest.risk.text,
         "warnings": list(manifest.data.warnings),
         "not_promotable": manifest.not_promotable,
+        "shift_is": order["shift_is"],
         "left_out": len(order["holdout"]) - len(sets["holdout"]),
         **{name: [_pair(entry, verdicts) for entry in entries] for name, entries in sets.items()},
     }
 
 
-def _is_known(file: Path, digests: set[str]) -> bool:
-    """Tell whether a model was trained on these bytes, whatever they are called."""
-    from lineward.models.records import DIGEST_DIGITS  # noqa: PLC0415
+def _is_known(file: Path, known: Known, cache: Path) -> bool:
+    """Tell whether a model was trained on this picture, whatever it is called."""
+    from lineward.images import ImageFileError  # noqa: PLC0415
+    from lineward.models.dataset import facts_of  # noqa: PLC0415
 
-    with suppress(OSError):  # a picture that is gone is judged by neither
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:DIGEST_DIGITS] in digests
-    return False
+    facts = facts_of(file, cache)
+    return not isinstance(facts, ImageFileError) and known.has(facts)  # a damaged one is judged by neither
 
 
 def _judge(model: Path, files: Sequence[str], tell: Callable[[int], None]) -> dict[str, dict[str, Any]]:

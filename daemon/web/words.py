@@ -27,7 +27,12 @@ REASON = {
     "unlike_training": "unlike anything seen in training",
     "timeout": "the answer came too late",
     "no_image": "no picture came",
+    "incomplete": "the picture was damaged on the way",
+    "camera_lost": "the camera was gone",
     "no_model": "no model is loaded",
+    "queue_full": "parts come faster than they are judged",
+    "error": "the model failed on it, or the line was ended",
+    "wrong_product": "it is another product than the recipe in force",
     "score_out_of_range": "the model gave no usable number",
 }
 

@@ -324,6 +324,23 @@ def test_answers_deleted_by_age_are_not_missed(ledger, say):
     assert kinds(found(say)) == [("trigger_without_answer", "A17")]
 
 
+def test_a_station_that_keeps_fewer_answers_misses_none_of_those_it_deleted(ledger, tmp_path, capsys):
+    """Rule: what is deleted by `storage.ledger_rows` is no gap, while answers before it still wait for the broker."""
+    for number in range(3000):
+        ledger.record(make(seq=0, part_id=f"A{number}", camera=CameraRef("cam", "s1", number)))
+    change(ledger, "DELETE FROM results WHERE seq > 10 AND seq <= 2000")
+    file = tmp_path / "line.toml"
+    file.write_text(
+        '[camera]\ndriver = "simulated"\n[inspection]\nmodel = "m.lward"\n[storage]\nroot = "."\nledger_rows = 1000\n'
+    )
+    for arguments, code in (["--config", file], 0), (["--root", tmp_path], 1):
+        with pytest.raises(SystemExit) as left:
+            main(["ledger", "reconcile", *map(str, arguments), "--json"])
+        assert left.value.code == code
+        report = json.loads(capsys.readouterr().out)
+    assert [fault["kind"] for fault in report["faults"]] == ["gap"], "nobody has said that it keeps fewer"
+
+
 def test_a_shift_can_be_reconciled_alone(ledger, say):
     """Rule: --since leaves an old fault to its own shift."""
     answer(ledger, "A0", trigger_unix_ns=time.time_ns() - 9 * HOUR_NS)

@@ -132,6 +132,15 @@ def test_images_come_only_when_asked_for(tmp_path: Path) -> None:
     assert len(newest_images(tmp_path, 3)) == 3
 
 
+def test_a_picture_that_goes_meanwhile_ends_nothing(tmp_path: Path) -> None:
+    """Rule: the quota deletes pictures beside the bundle; one that is listed and gone is passed over."""
+    folder = tmp_path / "images" / "tiles" / "20261201"
+    folder.mkdir(parents=True)
+    (folder / "1-a.png").write_bytes(b"picture")
+    (folder / "2-b.png").symlink_to(tmp_path / "gone.png")
+    assert [file.name for file in newest_images(tmp_path, 5)] == ["1-a.png"]
+
+
 def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
     """Rule: one line names the file and the remedy, and nothing that looks like a support bundle is left behind."""
     config = tmp_path / "line.toml"

@@ -7,6 +7,7 @@ import os
 import ssl
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,11 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from tests.broker import MOSQUITTO, Mosquitto, free_port, wait_until
 from tests.pki import Authority, needs_openssl
 from tests.system.line import BASE, call
+
+from lineward.daemon.config import load_config
+from lineward.daemon.ledger_read import LedgerReader
+from lineward.daemon.thumbnails import ThumbnailReader
+from lineward.daemon.web.feed import RETAINED_S, Feed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,6 +168,36 @@ def test_only_the_plc_commands_and_only_the_station_answers(station: Line, visit
     assert (f"{BASE}/availability", b"stopped") in plc.heard
 
 
+def test_the_page_sees_the_alarms_of_its_station(station: Line) -> None:
+    """Rule: with the shipped rules the page, which signs in as its station, knows state and alarms; else it says so."""
+    station.start().wait_log("ready after")
+    config = load_config(station.config)
+    reader = LedgerReader(config.storage.root / "ledger.sqlite3")
+    with closing(Feed(config, reader, ThumbnailReader(config.storage.root))) as feed:
+        wait_until(lambda: feed.snapshot().running == "ready", 20, "the state is known")
+        assert feed.snapshot().broker == "connected"
+        time.sleep(RETAINED_S + 1)
+        assert not [trouble for trouble in feed.snapshot().troubles if "alarms are not known" in trouble.text]
+    reader.close()
+
+
+def test_a_page_that_may_not_read_the_alarms_says_that_it_does_not_know_them(
+    station: Line, shipped: ShippedBroker, tmp_path: Path
+) -> None:
+    """Rule: no alarm that is heard of is not "all is well"."""
+    acl = tmp_path / "mosquitto" / "lineward.acl"
+    acl.write_text(acl.read_text().replace(f"topic read {BASE}/alarm\n", ""))
+    shipped.stop()
+    shipped.start()
+    station.start().wait_log("ready after")
+    config = load_config(station.config)
+    reader = LedgerReader(config.storage.root / "ledger.sqlite3")
+    with closing(Feed(config, reader, ThumbnailReader(config.storage.root))) as feed:
+        said = f"alarms are not known: the broker gives this page nothing on {BASE}/alarm"
+        wait_until(lambda: any(said in trouble.text for trouble in feed.snapshot().troubles), 20, "it says so")
+    reader.close()
+
+
 def test_a_station_without_rights_says_so(station: Line, shipped: ShippedBroker, tmp_path: Path) -> None:
     """A user who may not publish is told which right is missing; inspection goes on and nothing leaves the outbox."""
     acl = tmp_path / "mosquitto" / "lineward.acl"
@@ -169,6 +205,6 @@ def test_a_station_without_rights_says_so(station: Line, shipped: ShippedBroker,
     shipped.stop()
     shipped.start()
     station.start().wait_log("ready after")
-    station.wait_log("let this user publish below our base topic")
+    station.wait_log(f"refuses {BASE}/[a-z]+: Not authorized; let this user publish there")
     assert len(station.lines("WARNING.*let this user publish")) == 1
     assert station.end()[0] == 0

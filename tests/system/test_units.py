@@ -18,6 +18,7 @@ needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 EXPOSURE = {
     "lineward.service": 3.0,
     "lineward@.service": 3.0,
+    "lineward-review@.service": 1.5,
     "lineward-review.service": 1.5,
     "lineward-train@.service": 1.5,
 }

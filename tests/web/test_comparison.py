@@ -28,7 +28,8 @@ def test_a_part_that_one_model_was_trained_on_is_no_test(first: FirstModel, tmp_
     copy.write_bytes(next((first.data / "good").glob("*.png")).read_bytes())
     unknown.write_bytes(png(1, 320, 256))
     entries = [{"image": path.stem, "file": str(path), "label": "pass"} for path in (copy, unknown)]
-    order = {"holdout": entries, "never_again": entries, "shift": entries}
+    judged = {"holdout": entries, "never_again": entries, "shift": entries}
+    order = {**judged, "shift_is": "the last shift", "cache": str(tmp_path / "cache")}
     old, new = (first.model, stranger) if known_to == "old" else (stranger, first.model)
     result = compare(old, new, order, lambda *_: None)
     assert [entry["image"] for entry in result["holdout"]] == ["unknown"]
