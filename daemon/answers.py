@@ -89,7 +89,7 @@ class Answers:
             return None
         if not in_time:
             self._note_late(part, verdict)
-        self._tell(given)
+        log_part(given)
         return given
 
     def undecided(self, part: Part, reason: Reason, *, late: bool = False) -> Result | None:
@@ -98,7 +98,7 @@ class Answers:
             if not self._book.claim(part):
                 return None
             result = self._send(part, Verdict(Decision.UNDECIDED, reason, 0.0, 0.0, 0.0), late=late)
-        self._tell(result)
+        log_part(result)
         return result
 
     def _send(self, part: Part, verdict: Verdict, *, image: str | None = None, late: bool = False) -> Result:
@@ -110,10 +110,6 @@ class Answers:
         part.seq = result.seq
         self.pulse.count(result)
         return result
-
-    def _tell(self, result: Result) -> None:
-        log_part(result)
-        self._alarms.set("storage", self._ledger.trouble, logged=True)
 
     def _note_late(self, part: Part, verdict: Verdict) -> None:
         if part.seq:

@@ -37,10 +37,10 @@ log = logging.getLogger("lineward.command")
 LARGEST_BYTES = 65_536
 REMEMBERED_S = 60.0
 """A command with an id that was used so recently is a repetition. Longer, and a PLC that starts again from 1 is ill."""
-REMEMBERED = 4096
 RATE_HZ = 200.0
 BURST = 256
 """More commands than a line can mean: a programming error or an attack. The rest is refused before it costs much."""
+REMEMBERED = BURST + round(REMEMBERED_S * RATE_HZ)
 QUIET_S = 10.0
 
 _NAME = re.compile(r"[a-z_]{1,32}")

@@ -28,6 +28,8 @@ log = logging.getLogger("lineward.control")
 NAME = "control"
 READ_S = 2.0
 MOST_WAITING = 16
+LOOK_S = 2.0
+"""How often it is looked whether the socket is still there, or a folder takes one now."""
 BUSY_PAUSE_S = 0.2
 """Between two questions whether another changeover is over."""
 
@@ -49,41 +51,71 @@ class ControlSocket:
         self._handle = handle
         self._path = root / NAME
         self._socket: socket.socket | None = None
+        self._inode = 0
+        self._said = ""
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self) -> None:
-        """Begin to listen; a folder that does not take a socket is said and leaves the line alone."""
+        """Begin to listen. A folder that does not take a socket is said, tried again and leaves the line alone."""
+        self._listen()
+        self._thread.start()
+
+    def _listen(self) -> None:
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             with contextlib.suppress(FileNotFoundError):  # left by a killed process: the ledger's lock is ours
                 self._path.unlink()
-            listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             _with_short_name(self._path, listening.bind)
             self._path.chmod(0o660)
             listening.listen(MOST_WAITING)
         except OSError as error:
-            log.warning("no commands from this machine: %s: %s", self._path, error.strerror or error)
+            listening.close()
+            said = f"no commands from this machine: {self._path}: {error.strerror or error}"
+            if said != self._said:
+                log.warning("%s", said)
+            self._said = said
             return
-        self._socket = listening
-        self._thread.start()
+        listening.settimeout(LOOK_S)
+        self._socket, self._inode = listening, self._path.stat().st_ino
+        if self._said:
+            log.info("commands from this machine are taken again: %s", self._path)
+        self._said = ""
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
-        if self._socket is None:
-            return
+        self._stop.set()
+        listening = self._socket
+        if listening is not None:
+            with contextlib.suppress(OSError):
+                listening.shutdown(socket.SHUT_RDWR)
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+        if listening is not None:
+            listening.close()
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    def _is_there(self) -> bool:
+        """Tell whether whoever looks for us finds us: somebody may have deleted the socket."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        self._thread.join(1.0)
-        with contextlib.suppress(OSError):
-            self._path.unlink()
+            return self._socket is not None and self._path.stat().st_ino == self._inode
+        return False
 
     def _run(self) -> None:
-        assert self._socket is not None
-        while True:
+        while not self._stop.is_set():
+            if not self._is_there():
+                if self._socket is not None:
+                    self._socket.close()
+                    self._socket = None
+                self._listen()
+            if self._socket is None:
+                self._stop.wait(LOOK_S)
+                continue
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
-                return
+            except OSError:  # nobody for a while, or the end
+                continue
             try:
                 self._serve(connection)
             except Exception:  # one visitor must not end the thread

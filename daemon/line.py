@@ -63,6 +63,8 @@ LOOK_S = 0.5
 class Line:
     """Everything a running station consists of; taken down in the opposite order by ``stack``."""
 
+    _recipe_before = ""
+
     def __init__(self, config: Config, stop: threading.Event, stack: ExitStack) -> None:
         root = config.storage.root
         self.drain_s = STOP_DRAIN_S
@@ -117,7 +119,7 @@ class Line:
         stack.callback(self._answer_what_waits)
         self.clock = DeadlineClock(self.book, self.answers)
         stack.callback(self.clock.close)
-        self.changeover = Changeover(self.recipes, self.book, self.alarms, self._in_force)
+        self.changeover = Changeover(self.recipes, self.book, self.alarms, self._changed_over)
         stack.callback(self.changeover.close)
         camera = config.camera
         self.commands = Commands(self.book, self.answers, self.changeover, self.alarms, trigger=camera.trigger)
@@ -172,6 +174,7 @@ class Line:
         self._tell_provider(recipe)
         if self.watch is not None:
             self.watch.use(recipe)
+        self._recipe_before = recipe.name
         self.states.handle(Event.MODEL_READY)
         self.changeover.start()
 
@@ -180,6 +183,12 @@ class Line:
         if self.watch is not None:
             self.watch.use(recipe)
         self._show_state(self.states.status)
+
+    def _changed_over(self, recipe: ActiveRecipe) -> None:
+        if recipe.name != self._recipe_before:
+            self.health.novelty.begin_anew()  # it may ask a person at other scores
+        self._recipe_before = recipe.name
+        self._in_force(recipe)
 
     def _tell_provider(self, recipe: ActiveRecipe) -> None:
         session = recipe.session

@@ -38,6 +38,11 @@ class Novelty:
         self._reviews = self._unlike = self._reviews_before = 0
         self._text, self._parts_since = "", 0
 
+    def begin_anew(self) -> None:
+        """Forget what was usual: another recipe asks for a person at other scores."""
+        with self._lock:
+            self._begin(self._model)
+
     def recall(self, rows: Iterable[tuple[str, str, str]]) -> None:
         """Take in model, verdict and reason of earlier answers, oldest first, as after a restart."""
         for number, row in enumerate(rows):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -55,6 +56,9 @@ LIVE = frozenset(
     }
 )
 """What changes without a restart. Everything else does not: a new key is on the safe side."""
+
+AGAIN_S = 0.2
+"""How long a request that nobody waits for is put off while a changeover is not over."""
 
 OF_THE_CAMERA = frozenset({"camera.settings", "recipes", "inspection.model"})
 """What belongs to the camera it was written for, and waits with another one for the restart."""
@@ -107,7 +111,11 @@ class Reloader:
             try:
                 self._reload(answer)
             except (ConfigError, Refused) as error:
-                self._refuse(error, answer)
+                if isinstance(error, Refused) and error.word == "busy" and answer is answer_nobody:
+                    time.sleep(AGAIN_S)  # nobody hears that it is to be asked again, and the file is meant
+                    self._requests.put(answer)
+                else:
+                    self._refuse(error, answer)
             except Exception as error:  # whatever it is, the line goes on with what it has
                 log.debug("reading the configuration again failed", exc_info=True)
                 self._refuse(error, answer)

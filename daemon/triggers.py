@@ -302,7 +302,8 @@ class TriggerBook:
     def missed(self, frame_id: int | None) -> Part:
         """Make the part whose frame is known to be missing; it uses up the id that was announced for it."""
         with self.changed:
-            part = self._with_id(self._clock(), self.active, "")
+            recipe = self.active if self._previous is None else self._previous[1]  # no later frame was seen yet
+            part = self._with_id(self._clock(), recipe, "")
             part.frame_id = frame_id
             return part
 

@@ -43,6 +43,10 @@ SPEAK_S = 1.0
 WAIT_S = 0.02
 """The first part after a changeover waits so long at most for the file of its product to be read."""
 
+MOST_UNFINISHED = 4
+"""Recipes whose commissioning goes on when they come back: a line that changes over often would never end it. Each
+keeps up to 2,000 small pictures in memory."""
+
 RIGHT_AGAIN = 10
 """Parts in a row that look right, after which the alarm about another product is over."""
 
@@ -88,6 +92,7 @@ class Watch:
         self._guard = guard
         self._clock = clock
         self._watched: _Watched | None = None
+        self._unfinished: dict[Key, _Watched] = {}
         self._recipe: ActiveRecipe | None = None
         self._measured: tuple[Measurement, Likeness | None] | None = None
         self._spoke = self._saved = time.monotonic()
@@ -105,6 +110,10 @@ class Watch:
         if self._watched is not None and self._watched.key == key:
             return
         self._leave()
+        known = self._unfinished.pop(key, None)
+        if known is not None:
+            self._watched = known
+            return
         self._watched = _Watched(key)
         self._jobs.put((self._load, (self._watched,)))
 
@@ -220,8 +229,13 @@ class Watch:
 
     def _leave(self) -> None:
         """Write down where the charts of the old recipe stand; its alarms are not those of the next."""
-        if self._watched is not None and self._watched.charts is not None:
-            self._jobs.put((self._save, (self._watched,)))
+        watched = self._watched
+        if watched is not None and watched.charts is not None:
+            self._jobs.put((self._save, (watched,)))
+        elif watched is not None and watched.samples and not watched.learning:
+            self._unfinished[watched.key] = watched
+            while len(self._unfinished) > MOST_UNFINISHED:
+                del self._unfinished[next(iter(self._unfinished))]
         self._clear()
 
     def _clear(self) -> None:

@@ -265,6 +265,26 @@ def test_commands_from_this_machine_go_the_same_way(station: Station, tmp_path: 
     assert not (root / "control").exists()
 
 
+def test_a_socket_that_cannot_be_made_or_is_deleted_comes_back(
+    station: Station, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: a disk that was read-only at the start, or a cleaner, costs commands for seconds and not for ever."""
+    monkeypatch.setattr("lineward.daemon.control.LOOK_S", 0.1)
+    root = tmp_path / "later"
+    control = ControlSocket(
+        root, lambda name, payload, ack: station.commands.handle(name, payload, retained=False, acknowledge=ack)
+    )
+    control.start()
+    with pytest.raises(ControlError, match="no station runs here"):
+        send(root, "part", {"part_id": "A"}, timeout_s=5)
+    root.mkdir()
+    for number in range(2):
+        wait_until((root / "control").exists, 10, "it is there")
+        assert send(root, "part", {"part_id": f"A{number}"}, timeout_s=5)["ok"] == 1
+        (root / "control").unlink()
+    control.close()
+
+
 def test_a_changeover_from_the_command_line_waits_for_the_one_before(station: Station) -> None:
     """Rule: whoever types a change of recipe gets its end, and not `busy`, unless the other one outlasts the wait."""
     root = station.ledger.path.parent

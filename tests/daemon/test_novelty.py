@@ -61,6 +61,14 @@ def test_it_is_over_with_another_model_or_after_a_while() -> None:
         assert len([text for text in said if text]) < most
 
 
+def test_another_recipe_of_the_same_model_is_nothing_new() -> None:
+    """Rule: stricter thresholds send more to review, and that is no new kind of defect."""
+    novelty = Novelty()
+    watch(novelty, answers(300, USUAL))
+    novelty.begin_anew()
+    assert not any(watch(novelty, answers(300, NEW)))
+
+
 def test_parts_without_an_answer_say_nothing() -> None:
     """Rule: undecided parts, as while the camera is away, are neither usual nor new."""
     novelty = Novelty()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import threading
 
+import numpy as np
 import pytest
 from tests.daemon.desk import recipe
 
 from lineward.daemon.triggers import MOST_ANNOUNCED, Part, TooManyError, TriggerBook
+from lineward.drivers.camera import Frame
 
 MS = 1_000_000
 
@@ -88,3 +90,17 @@ def test_parts_are_announced_without_holding_up_anybody() -> None:
         book.announce("t", ["Q"] * MOST_ANNOUNCED)
     assert len(free) == 20
     assert [book.missed(None).part_id for _ in range(20)] == [f"P{number}" for number in range(20)]
+
+
+def test_a_lost_frame_before_a_changeover_belongs_to_the_recipe_of_then() -> None:
+    """Rule: frames that were lost before another model came into force do not name it, nor do those behind them."""
+    book = TriggerBook(lambda *_: 1)
+    picture = np.zeros((4, 4), np.uint8)
+    old, new = recipe(name="old"), recipe(name="new")
+    book.activate(old)
+    book.camera_up = True
+    book.activate(new, since_ns=1_000)
+    assert book.missed(7).recipe is old
+    assert book.from_frame(Frame(picture, 8, 500)).recipe is old
+    assert book.from_frame(Frame(picture, 9, 2_000)).recipe is new
+    assert book.missed(10).recipe is new

@@ -256,6 +256,22 @@ def test_a_reset_or_other_camera_settings_begin_anew(station: Station, tmp_path:
     wait_until(lambda: not key_of(old).files(tmp_path), what="the old files to go")
 
 
+def test_commissioning_goes_on_when_its_recipe_comes_back(tmp_path: Path) -> None:
+    """Rule: a line that changes over more often than a commissioning takes ends it all the same, part by part."""
+    with closing(Station(tmp_path)) as station:
+        first, other = station.recipe, replace(station.recipe, settings={"Gain": 3})
+        for _ in range(2):
+            station.run(PARTS // 2 - 10)
+            station.use(other)
+            station.run(10)
+            station.use(first)
+        assert station.watch.stats()["parts"] == PARTS - 20
+        station.run(20)
+        wait_until(lambda: station.watch.stats()["state"] == "watching", what="the end of commissioning")
+        station.use(other)
+        assert station.watch.stats()["parts"] == 20
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"format": 2}'])
 def test_a_damaged_file_is_said_and_commissioning_done_again(
     station: Station, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
