@@ -69,6 +69,7 @@ class ControlSocket:
             _with_short_name(self._path, listening.bind)
             self._path.chmod(0o660)
             listening.listen(MOST_WAITING)
+            self._inode = self._path.stat().st_ino
         except OSError as error:
             listening.close()
             said = f"no commands from this machine: {self._path}: {error.strerror or error}"
@@ -77,7 +78,7 @@ class ControlSocket:
             self._said = said
             return
         listening.settimeout(LOOK_S)
-        self._socket, self._inode = listening, self._path.stat().st_ino
+        self._socket = listening
         if self._said:
             log.info("commands from this machine are taken again: %s", self._path)
         self._said = ""
