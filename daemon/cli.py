@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -14,6 +13,7 @@ from lineward.daemon import monitor_commands, service_commands
 from lineward.daemon.dataset_commands import dataset_app
 from lineward.daemon.ledger_commands import ledger_app
 from lineward.daemon.model_commands import models_app
+from lineward.daemon.options import DEFAULT_CONFIG, ConfigOption, JsonOption, print_json
 from lineward.daemon.review_commands import review_app
 
 if TYPE_CHECKING:
@@ -27,10 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file (TOML).", show_default=True)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON value and nothing else.")]
-DEFAULT_CONFIG = Path("/etc/lineward/lineward.toml")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -279,6 +275,36 @@ def train(
             help="Training folder of a similar product, whose defects --synthetic pastes.", show_default=False
         ),
     ] = None,
+    false_rejects: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=500,
+            metavar="N",
+            help="Good parts of 1,000 that may fail; the thresholds are chosen for it.",
+            show_default="10, or what --base was asked for",
+        ),
+    ] = None,
+    escapes: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=500,
+            metavar="N",
+            help="Defective parts of 1,000 that may pass.",
+            show_default="20, or what --base was asked for",
+        ),
+    ] = None,
+    reviews: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1000,
+            metavar="N",
+            help="Good parts of 1,000 that may go to review; it wins over --escapes.",
+            show_default="100, or what --base was asked for",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the splits.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -304,6 +330,7 @@ def train(
         size=size,
         synthetic=synthetic,
         overlays=overlays,
+        per_1000={"max_false_reject": false_rejects, "max_escape": escapes, "max_review": reviews},
     )
     if as_json:
         print_json(report.to_json())
@@ -438,8 +465,3 @@ service_commands.register(app)
 monitor_commands.register(app)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(review_app, name="review")
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON value on stdout."""
-    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -12,8 +12,6 @@ from lineward.daemon.config_faults import explain
 from lineward.daemon.endpoint import CREDENTIAL
 from lineward.models.verdict import Thresholds
 
-DEFAULT_PATH = Path("/etc/lineward/lineward.toml")
-
 TopicLevel = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 
 

@@ -34,7 +34,7 @@ def check(
     ] = False,
 ) -> None:
     """Say what a set lacks and what more images would bring; leave with 1 when something is wrong."""
-    from lineward.daemon.cli import print_json
+    from lineward.daemon.options import print_json
     from lineward.daemon.priority import step_back
     from lineward.daemon.progress import cache_dir, progress_bar
     from lineward.models.dataset_check import check_dataset

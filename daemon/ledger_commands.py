@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lineward.daemon.options import DEFAULT_CONFIG, JsonOption
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,7 +27,6 @@ ledger_app = typer.Typer(
     epilog="Example: `lineward ledger --config line.toml`",
 )
 
-DEFAULT_CONFIG = Path("/etc/lineward/lineward.toml")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Configuration file of the station.", show_default=str(DEFAULT_CONFIG))
@@ -45,7 +46,6 @@ ProductOption = Annotated[str | None, typer.Option(help="Product.")]
 LateOption = Annotated[
     bool, typer.Option("--late", help="Only what was late: the answer, or a verdict that came after it.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON value and nothing else.")]
 
 VERDICTS = ("pass", "fail", "review", "undecided")
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")

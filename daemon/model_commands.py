@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from lineward.daemon.options import DEFAULT_CONFIG, JsonOption, print_json
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,7 +23,6 @@ models_app = typer.Typer(
     epilog="Example: `lineward models list --root data`",
 )
 
-DEFAULT_CONFIG = Path("/etc/lineward/lineward.toml")
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="Station whose store it is (TOML).", show_default=str(DEFAULT_CONFIG)),
@@ -30,7 +31,6 @@ RootOption = Annotated[
     Path | None,
     typer.Option("--root", help="Storage folder (storage.root) instead of --config.", show_default=False),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON value and nothing else.")]
 
 
 class CommandError(ValueError):
@@ -64,7 +64,6 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List every model in the store; leave with 1 when a file is damaged."""
-    from lineward.daemon.cli import print_json
     from lineward.models import store
 
     folder = storage_root(config, root)
@@ -94,7 +93,6 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a model was made from, what it was measured to do, and who promoted it; 1 when it is damaged."""
-    from lineward.daemon.cli import print_json
     from lineward.models import store
 
     folder = storage_root(config, root)
@@ -162,8 +160,6 @@ def rollback(
 
 
 def _say_change(entry: Entry, before: Sequence[str], *, as_json: bool) -> None:
-    from lineward.daemon.cli import print_json
-
     if as_json:
         print_json({**entry.to_json(), "before": before[0] if before else None})
     elif list(before) == [entry.version]:
@@ -285,7 +281,6 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Wrap a model made elsewhere (ONNX) into a bundle that says exactly what the original says."""
-    from lineward.daemon.cli import print_json
     from lineward.daemon.progress import cache_dir, progress_bar
     from lineward.daemon.training import read_size
     from lineward.models.foreign import SCALINGS, Declaration

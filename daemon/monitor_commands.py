@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lineward.daemon.options import DEFAULT_CONFIG, ConfigOption, JsonOption, print_json
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEFAULT_CONFIG = Path("/etc/lineward/lineward.toml")
-ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file (TOML).", show_default=True)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON value and nothing else.")]
 
 watch_app = typer.Typer(
     help="Image health: what has drifted since commissioning.",
@@ -44,7 +42,7 @@ def top(
     loaded = load_config(config)
     if as_json:
         seen = look(loaded)
-        _print_json(seen)
+        print_json(seen)
         raise typer.Exit(0 if seen["ok"] else 1)
     if once or not sys.stdout.isatty():
         from rich.console import Console
@@ -68,7 +66,7 @@ def watch(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, as_json
 
     seen = look(load_config(config))
     if as_json:
-        _print_json(seen.get("stats", {}).get("watch", {"state": "unknown"}))
+        print_json(seen.get("stats", {}).get("watch", {"state": "unknown"}))
     elif not seen["ok"]:
         typer.echo(seen["status"], err=True)
     else:
@@ -77,7 +75,12 @@ def watch(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, as_json
 
 
 @watch_app.command(epilog="Example: `lineward watch reset --config line.toml`")
-def reset(context: typer.Context, config: ConfigOption | None = None) -> None:
+def reset(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Configuration file (TOML).", show_default=str(DEFAULT_CONFIG))
+    ] = None,
+) -> None:
     """Commission anew with the next parts: after a new lamp, lens or guide, when pictures are as they should be."""
     from lineward.daemon.config import load_config
     from lineward.daemon.control import send
@@ -105,10 +108,6 @@ def support_bundle(
     path = out or Path(f"lineward-support-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar.gz")
     for line in write_bundle(config, path, images=images):
         typer.echo(line)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 COMMANDS: list[tuple[Callable[..., Any], str, str]] = [

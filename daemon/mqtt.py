@@ -226,11 +226,6 @@ class Connection:
         return self._most - len(self._sent)
 
     @property
-    def in_flight(self) -> int:
-        """Messages sent and not acknowledged."""
-        return len(self._sent)
-
-    @property
     def window(self) -> int:
         """How many messages the broker lets us send before it has acknowledged one; at least 1."""
         return self._most

@@ -55,11 +55,6 @@ class Systemd:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)  # a service manager that does not keep up must not stop a part
 
-    @property
-    def listens(self) -> bool:
-        """Whether there is a service manager to talk to."""
-        return self._socket is not None
-
     def ready(self, status: str) -> None:
         """Say that the line inspects: what depends on it may start. Said once."""
         if not self.is_ready:
@@ -84,12 +79,6 @@ class Systemd:
                 self._status = text
                 lines.append(f"STATUS={text}")
         self._send(*lines)
-
-    def tell(self, status: str) -> None:
-        """Say at once what the station is doing."""
-        if status != self._status:
-            self._status = status
-            self._send(f"STATUS={status}")
 
     def reloading(self) -> None:
         """Say that the configuration is being read again."""

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, where derived data is kept, and how long work ends when it is told to."""
+"""What long work needs beside itself: progress bars on a terminal, a folder for derived data, a tidy end by SIGTERM."""
 
 from __future__ import annotations
 

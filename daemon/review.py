@@ -43,9 +43,10 @@ QUEUE = 4
 PNG_LEVEL = 1
 
 SWEEP_S = 86400.0
+"""How often images and ledger are compared, beginning at the start."""
+
 PROBE_BYTES = 1 << 20
 """Written for a moment to see whether a disk that was in trouble takes an image again."""
-"""How often images and ledger are compared, beginning at the start."""
 
 STEP_S = 0.005
 """Between two files of that: nothing is in less of a hurry."""

@@ -6,17 +6,16 @@ import getpass
 import json
 import signal
 import sys
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lineward.daemon.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+
 if TYPE_CHECKING:
     from lineward.daemon.web.people import People
 
-DEFAULT_CONFIG = Path("/etc/lineward/lineward.toml")
-ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file (TOML).", show_default=True)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON value and nothing else.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name to sign in with.", show_default=False)]
 
 review_app = typer.Typer(

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lineward.daemon.options import DEFAULT_CONFIG, ConfigOption, JsonOption, print_json
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file (TOML).", show_default=True)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON value and nothing else.")]
-DEFAULT_CONFIG = Path("/etc/lineward/lineward.toml")
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +30,7 @@ def reload(
     # A storage folder that is new in the file is not where the running station listens: `restart` is for that.
     answer = send(load_config(config).storage.root, "reload", {}, timeout_s=wait_s)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
         typer.echo(answer.get("text") or answer["reason"], err=not answer["ok"])
     raise typer.Exit(0 if answer["ok"] else 1)
@@ -57,12 +52,8 @@ def doctor(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
             if finding.mend:
                 typer.echo(f"      mend: {finding.mend}")
     if as_json:
-        _print_json([finding.to_json() for finding in found])
+        print_json([finding.to_json() for finding in found])
     raise typer.Exit(1 if any(finding.level is Level.FAULT for finding in found) else 0)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 COMMANDS: list[tuple[Callable[..., Any], str]] = [

@@ -6,13 +6,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lineward.daemon.progress import cache_dir, progress_bar
+from lineward.models.bundle import load_manifest
 from lineward.models.evaluate import Judged, Prediction, judge_folder, predict
 from lineward.models.prepare import MAX_SIDE_PX
 from lineward.models.quick import TrainReport, train_quick
+from lineward.models.records import Risk
 from lineward.models.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from lineward.images import ImageFileError
@@ -35,10 +37,12 @@ def train_with_progress(
     size: str | None = None,
     synthetic: int = 0,
     overlays: Path | None = None,
+    per_1000: Mapping[str, float | None] | None = None,
 ) -> TrainReport:
     """Train the tier that is asked for, from a folder or, with ``base``, from a bundle and a folder of new images.
 
-    ``size`` is the model's input, HxW in pixels; without it the data decide, or the base.
+    ``size`` is the model's input, HxW in pixels; without it the data decide, or the base. ``per_1000`` says what the
+    thresholds are asked to keep, parts of 1,000 by the names of `Risk`; None is what the base was asked for.
 
     Raises
     ------
@@ -73,7 +77,13 @@ def train_with_progress(
             base_data=base_data,
             height=height,
             width=width,
+            risk=_risk(base, per_1000 or {}),
         )
+
+
+def _risk(base: Path | None, per_1000: Mapping[str, float | None]) -> Risk:
+    asked = Risk() if base is None else load_manifest(base).risk.asked
+    return asked.model_copy(update={name: n / 1000 for name, n in per_1000.items() if n is not None})
 
 
 def read_size(text: str, *, least: int) -> tuple[int, int]:

@@ -19,9 +19,9 @@ from mqtt_reference import mqtt_page
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from lineward.daemon import config as config_module
 from lineward.daemon.cli import app
 from lineward.daemon.config import Config
+from lineward.daemon.options import DEFAULT_CONFIG
 from lineward.drivers import pixels
 from lineward.drivers.simulation import faults
 from lineward.drivers.simulation.defects import Defect
@@ -204,7 +204,10 @@ def parameter_table(parameters: Sequence[Any]) -> str:
         if parameter.required:
             default = "required"
         else:
+            shown = getattr(parameter, "show_default", False)
             default = "" if flag or parameter.default is None else code(parameter.default)
+            if isinstance(shown, str):  # in words, where it is no value
+                default = shown
             if opposites:
                 default = code((parameter.opts if parameter.default else opposites)[0])
         rows.append((name, value, default, parameter.help or ""))
@@ -220,7 +223,7 @@ def config_page() -> str:
         "# Configuration file",
         "",
         (
-            f"TOML, by default `{config_module.DEFAULT_PATH}`. Unknown keys are refused; an error names file, key, "
+            f"TOML, by default `{DEFAULT_CONFIG}`. Unknown keys are refused; an error names file, key, "
             "value and remedy. A relative path is relative to the folder of the configuration file. `lineward check "
             "--config FILE` tries everything the file names."
         ),
@@ -370,7 +373,7 @@ def simulated_page() -> str:
                 '`driver = "simulated"`. Its keys are in the [configuration](config.md#driver--simulated). Frame `i` '
                 "is always the same picture for the same product, seed, size and settings. Parts wait for the camera: "
                 "while it is stopped, stalled or unplugged none goes by. A caller who is late loses the oldest of "
-                "eight frames, which is counted as `overrun`."
+                "four frames, which is counted as `overrun`."
             ),
             "",
             "## Products",

@@ -379,7 +379,7 @@ def mqtt_page() -> str:
                         "`mqtt`",
                         (
                             "`connected`, `published`, `acknowledged`, `reconnects`, `outage_s`, `outbox` (results the "
-                            "broker has not acknowledged)."
+                            "broker has not acknowledged), `commands` that came, `acknowledgements_lost` of them."
                         ),
                     ),
                     (

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from lineward.models.session import Session
     from lineward.models.verdict import Verdict
 
-Evaluation = Metrics
-
 
 class Prediction(TypedDict):
     """What `predict` says about one file."""
@@ -66,11 +64,6 @@ class Judged:
                 f"{example}: each counts as a review and is left out of AUROC, detection and calibration error."
             )
         return [*notes, *self.metrics.sentences()]
-
-
-def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], None] | None = None) -> Evaluation:
-    """Return the figures of `judge_folder` alone; raises what it raises."""
-    return judge_folder(session, data, progress=progress).metrics
 
 
 def judge_folder(session: Session, data: Path, *, progress: Callable[[int, int], None] | None = None) -> Judged:

@@ -111,7 +111,7 @@ def train_full(  # noqa: PLR0915 - one step after the other
             progress=partial(report, "features"),
         )
         dataset = replace(dataset, warnings=prepared.warnings)
-        asked = risk or Risk()
+        asked = risk or (parent.manifest.risk.asked if parent else Risk())
         quick = fit_quick(
             prepared.store,
             dataset.items,

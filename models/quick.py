@@ -126,7 +126,7 @@ def train_quick(
     roi
         Region of interest x, y, width, height as fractions of the image.
     risk
-        What the thresholds are asked to keep.
+        What the thresholds are asked to keep; without it what the base was asked for, or the usual.
     version
         Version of the model; the time of training if not given.
     threads
@@ -170,6 +170,7 @@ def train_quick(
         if parent and height is None and width is None:
             spec_of = parent.manifest.input
             height, width, roi = spec_of.height, spec_of.width, roi or spec_of.roi
+        asked = risk or (parent.manifest.risk.asked if parent else Risk())
         backbone = backbone or EfficientNetLite0()
         prepared = prepare_features(
             dataset,
@@ -195,7 +196,7 @@ def train_quick(
                 dataset.items,
                 on.pooled,
                 on.groups,
-                risk=risk or Risk(),
+                risk=asked,
                 seed=seed,
                 progress=lambda done, total: report(stage, done, total),
             )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import ui
 
+from lineward.daemon.web.jobs import SHIFT_NS
 from lineward.daemon.web.shell import button, div, text
 from lineward.models.bundle import load_bundle, save_bundle
 from lineward.models.metrics import rate
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from lineward.daemon.web.people import Person
     from lineward.daemon.web.shell import Page
 
-SHIFT_NS = 8 * 3_600_000_000_000
 ENOUGH = 100
 """Below so many defective test parts the upper end of the interval says more about the number than about the model."""
 
@@ -27,7 +27,6 @@ KEPT = (
     "Reckoned on the parts kept for testing alone. They were kept because they are difficult, so the line as a whole "
     "does better."
 )
-WIDEST = 0.9
 
 
 class Dial:

@@ -72,7 +72,8 @@ def carry_out(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> d
     old = Path(order["old"]) if order.get("old") else None
     unread: list[str] = []
     if not out.exists():
-        spec = load_manifest(old).input if old is not None else None
+        before = load_manifest(old) if old is not None else None
+        spec = before.input if before else None
         learn = partial(
             train,
             Path(order["data"]),
@@ -83,6 +84,7 @@ def carry_out(order: dict[str, Any], tell: Callable[[str, int, int], None]) -> d
             height=spec.height if spec else None,
             width=spec.width if spec else None,
             roi=spec.roi if spec else None,
+            risk=before.risk.asked if before else None,
             threads=THREADS,
             base=old if order.get("base") else None,
         )

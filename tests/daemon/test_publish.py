@@ -303,7 +303,7 @@ def test_a_second_client_with_our_id_is_named(broker: Mosquitto, start: Any, pro
 
 @needs_mosquitto
 def test_a_wrong_password_is_told(tmp_path: Path, start: Any) -> None:
-    """A refusal names what to check, as one warning, and is not retried in a hurry."""
+    """A refusal names what to check."""
     broker = Mosquitto(tmp_path, "allow_anonymous false")
     publisher = start(broker.port, wait=False)
     wait_until(lambda: "check user name, password" in publisher.trouble)

@@ -13,7 +13,9 @@ import pytest
 
 from lineward.daemon import cli
 from lineward.drivers.simulated import write_dataset
+from lineward.models.bundle import load_manifest
 from lineward.models.naming import check_product, product_of
+from lineward.models.records import Risk
 
 
 @pytest.fixture
@@ -126,3 +128,32 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     said = refused(capsys, *command, tmp_path / place, "--data", tmp_path / "no data")
     assert said.startswith(f"lineward: {tmp_path / place}: ")
     assert ("cannot be written" if place.startswith("taken") else "is a folder; give the name of a file in it") in said
+
+
+def test_the_risk_is_stated_in_parts_of_a_thousand_and_kept_by_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rule: the thresholds keep what was asked on the parts that chose them; a retraining asks for the same again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first, later = (
+        write_dataset(tmp_path / name, n_good=80, n_defect=30, width=160, height=128, seed=seed)
+        for name, seed in (("first", 0), ("later", 7))
+    )
+    strict, usual, grown = (tmp_path / f"{name}.lward" for name in ("strict", "usual", "grown"))
+    for out, options in (
+        (usual, ()),
+        (strict, ("--false-rejects", 0, "--escapes", 100, "--reviews", 400)),
+        (grown, ("--escapes", 50)),
+    ):
+        data = ("--data", later, "--base", strict) if out is grown else ("--data", first)
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(word) for word in ("train", *data, "--out", out, "--product", "p", "--json", *options)])
+        assert not ended.value.code
+    capsys.readouterr()
+    asked = {out: load_manifest(out).risk.asked for out in (strict, usual, grown)}
+    assert (asked[strict].max_false_reject, asked[strict].max_escape, asked[strict].max_review) == (0.0, 0.1, 0.4)
+    assert asked[usual] == Risk()
+    assert asked[grown] == asked[strict].model_copy(update={"max_escape": 0.05})
+    assert load_manifest(strict).risk.false_reject.value == 0.0
+    assert load_manifest(strict).thresholds.fail_from >= load_manifest(usual).thresholds.fail_from
+    assert "less than or equal to 1000" in refused(capsys, "train", "--data", first, "--out", usual, "--reviews", 1001)
