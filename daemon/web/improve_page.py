@@ -53,6 +53,7 @@ class Improve:
     def __init__(self, page: Page) -> None:
         self._page = page
         self._drawn: tuple[str, str, float, str, str | None] | None = None
+        self._counted: dict[str, int] | None = None
         self._asked: tuple[Job, str] | None = None
         action = page.action
         with div("lw-columns"):
@@ -159,6 +160,10 @@ class Improve:
             self._line.set_text(f"The line goes first. Its answers take {p99}.")
         last = station.jobs.latest(self._page.product)
         self._said.set_text("" if last is None else _how_it_ended(last))
+        counts = await asyncio.to_thread(station.labels.counts, self._page.product)
+        if counts != self._counted:
+            self._counted = counts
+            self._set.set_text(await asyncio.to_thread(_planned, station, self._page.product))
         # An escape may be found while the page is open: what was allowed a moment ago is not any more.
         reason = await asyncio.to_thread(promotion.why_not, station, job) if job is not None else "train one first"
         in_use = await asyncio.to_thread(promotion.version_in_use, station, self._page.product)
@@ -169,7 +174,6 @@ class Improve:
 
     async def _draw(self, job: Job | None, reason: str) -> None:
         station, product = self._page.station, self._page.product
-        self._set.set_text(await asyncio.to_thread(_planned, station, product))
         versions = await asyncio.to_thread(store.history, station.root, product)
         path = await asyncio.to_thread(station.model_path, product)
         self._now.set_text(f"In use: {versions[0] if versions else path or 'no model yet'}")

@@ -169,7 +169,7 @@ def frame(station: Station, request: Request, where: str) -> Iterator[Page | Non
     product = wanted if wanted in products else products[0]
     access = Access(station.people, token)
     _head(station, request, where, person, product, products)
-    with ui.element("main").classes(f"lw-page lw-{title.lower()}").props("id=main"):
+    with div(f"lw-page lw-{title.lower()}").props("id=main tabindex=-1"):  # NiceGUI's own <main> is around it
         if person.may(role):
             yield Page(station, access, person, product, where)
         else:

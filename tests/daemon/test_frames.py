@@ -62,10 +62,11 @@ def test_the_line_resumes_by_itself_and_no_part_is_judged_twice(
 
 def test_a_silent_camera_that_runs_freely_is_opened_anew(tmp_path: Path) -> None:
     """A camera process that is well but gets no frames is no reason to wait for ever; a short stall is no outage."""
-    with closing(Station(tmp_path, faults=["stall@20:0.5s"])) as station:
+    with closing(Station(tmp_path, rate_hz=30.0, faults=["stall@20:0.5s"])) as station:
         station.take(40)
         assert station.health.camera_openings == 1
-    with closing(Station(tmp_path / "other", silent_s=0.5, faults=["stall@20:60s"], memory=None)) as station:
+    silent = {"silent_s": 0.5, "faults": ["stall@20:60s"], "memory": None}
+    with closing(Station(tmp_path / "other", rate_hz=30.0, **silent)) as station:
         ids = station.take(40)
         assert station.health.camera_openings == 2
         assert ids == list(range(40))
