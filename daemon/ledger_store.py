@@ -182,8 +182,16 @@ class LedgerStore:
 
     def rescue(self) -> None:
         """Put the database that was deleted under us back; raises `OSError` or `sqlite3.Error`."""
-        if self.db is None or self._file is None or (self.path.exists() and self.is_gone()):
-            return  # another disk was mounted here, or an older copy put back: that one is gone on with
+        if self.db is None or self._file is None:
+            return
+        if self.path.exists() and self.is_gone():
+            if self.path.stat().st_ino != self._file[1]:  # the same on another device: its disk was mounted again
+                log.error(
+                    "ledger %s was replaced by another file while the service runs: that one is gone on with, and what "
+                    "only the old one held is lost; stop the service before you put a copy back",
+                    self.path,
+                )
+            return
         disk, below = self.root.stat().st_dev, self.root.resolve().parent.stat().st_dev
         if disk != self._file[0] and disk == below:
             raise FileNotFoundError(errno.ENOENT, "its disk is not mounted any more", str(self.path))

@@ -283,3 +283,19 @@ def test_a_disk_that_is_taken_away_is_waited_for(tmp_path: Path) -> None:
         finally:
             ledger.close()
             subprocess.run(["umount", "--lazy", root], check=False)
+
+
+def test_a_ledger_that_is_replaced_under_the_line_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Rule: a copy that is put back while the service runs is gone on with, and what that costs is one ERROR."""
+    ledger = Ledger(tmp_path)
+    record_many(ledger, 5)
+    other = tmp_path / "other"
+    copy = Ledger(other)
+    record_many(copy, 2)
+    copy.close()
+    (other / "ledger.sqlite3").replace(tmp_path / "ledger.sqlite3")
+    record_many(ledger, 1)
+    wait_until(lambda: "was replaced by another file" in caplog.text, what="it is told")
+    wait_until(lambda: not ledger.trouble, what="it goes on")
+    assert ledger.record(make()).seq == 7
+    ledger.close()
