@@ -123,6 +123,7 @@ class GenicamCamera(_Camera):
     )
     serial: str = Field("", description="Serial number of the camera.")
     user_id: str = Field("", description="User-defined name of the camera, instead of its serial number.")
+    buffers: int = Field(6, ge=2, le=64, description="Frames the producer can hold while the line is busy.")
 
     @model_validator(mode="after")
     def _one_selector(self) -> GenicamCamera:

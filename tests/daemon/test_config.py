@@ -104,6 +104,7 @@ def test_the_designs_example_is_accepted(write) -> None:
         "producers": ["viky"],
         "serial": "0",
         "user_id": "",
+        "buffers": 6,
     }
 
 
