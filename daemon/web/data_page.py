@@ -47,7 +47,9 @@ def register(station: Station) -> None:
         with frame(station, request, "/data") as page:
             if page is not None:
                 await station.catch_up()
-                await DataPage(page).show()
+                shown = DataPage(page)
+                await shown.show()
+                ui.timer(LOOK_S, shown.look)  # last: what is built behind a timer comes later than the page
 
 
 def add_downloads(app: FastAPI, station: Station) -> None:
@@ -119,14 +121,14 @@ class DataPage:
             self._in_and_out()
         else:
             text("Import and export need the role engineer.", "lw-muted")
-        ui.timer(LOOK_S, self._look)
 
     # ---- the check
 
     def _check(self, person: Person) -> None:
         self._page.station.jobs.start(self._page.product, person.name, kind=CHECK)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Show how far a check is, and what it found."""
         jobs = self._page.station.jobs
         running, job = jobs.running, jobs.latest(self._page.product, CHECK)
         self._start.set_enabled(running is None)

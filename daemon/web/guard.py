@@ -189,15 +189,23 @@ class Guard:
         return sending if scope["type"] == "http" else send
 
 
-def only_own_clients(sio: Any, owner: Callable[[str], str | None], people: People) -> None:
-    """Let a socket speak for pages of its own session only, while it lasts: each message names the page it is for."""
+def only_own_clients(
+    sio: Any, owner: Callable[[str], str | None], people: People, session_over: Callable[[str], None]
+) -> None:
+    """Let a socket speak for pages of its own session only, while it lasts: each message names the page it is for.
+
+    ``session_over`` is called with the page of a session that has ended, to tell the person.
+    """
     handlers = sio.handlers["/"]
 
     def owns(sid: str, message: Any) -> bool:
         name = str(message.get("client_id", "")) if isinstance(message, dict) else ""
         token = session_token({"cookie": str((sio.get_environ(sid) or {}).get("HTTP_COOKIE", ""))})
-        if token and owner(name) == token and people.who(token, touch=False) is not None:
-            return True
+        if token and owner(name) == token:
+            if people.who(token, touch=False) is not None:
+                return True
+            session_over(name)
+            return False
         log.warning("refused a message to a page of somebody else")
         return False
 

@@ -111,7 +111,7 @@ def make_app(config: Config) -> Guard:
         storage_secret=secrets.token_urlsafe(32),
         reconnect_timeout=20.0,  # a page on a busy box that missed its ping must not start from the beginning
     )
-    only_own_clients(core.sio, shell.OWNERS.get, station.people)
+    only_own_clients(core.sio, shell.OWNERS.get, station.people, shell.session_over)
     return Guard(
         app,
         people=station.people,

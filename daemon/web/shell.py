@@ -17,7 +17,7 @@ from lineward.daemon.label_records import LabelError
 from lineward.daemon.web.guard import address
 from lineward.daemon.web.jobs import JobError
 from lineward.daemon.web.people import ForbiddenError
-from lineward.daemon.web.station import Access
+from lineward.daemon.web.station import SIGNED_OUT, Access
 from lineward.daemon.web.transfer import TransferError
 from lineward.models.bundle import BundleError
 
@@ -142,6 +142,14 @@ def set_source(element: ui.element, url: str, alternative: str) -> None:
     if element.props.get("src") != url:
         element.props["src"], element.props["alt"] = url, alternative
         element.update()
+
+
+def session_over(name: str) -> None:
+    """Say on an open page that its session has ended."""
+    if (client := Client.instances.get(name)) is not None:
+        log.warning("refused on an open page (%s): its session is over", client.page.path)
+        with client:
+            say(SIGNED_OUT, bad=True)
 
 
 def end_pages(token: str) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lineward.daemon.web.people import Person
     from lineward.models.bundle import Manifest
 
+SIGNED_OUT = "you are signed out; sign in again, nothing was changed"
 AHEAD = 6
 """Pictures that the browser fetches before they are shown."""
 
@@ -57,7 +58,7 @@ class Access:
         """
         person = self._people.who(self.token)
         if person is None:
-            raise ForbiddenError("you are signed out; sign in again, nothing was changed")
+            raise ForbiddenError(SIGNED_OUT)
         if not person.may(role):
             raise ForbiddenError(f"this needs the role {role}, {person.name} is {person.role}; nothing was changed")
         return person

@@ -170,7 +170,7 @@ def test_a_right_that_was_taken_away_is_gone_on_an_open_page(
         page.keyboard.press("p")
         page.wait_for_selector("text=you are signed out; sign in again, nothing was changed")
     assert store.counts(queue.product) == {"new": 12}
-    assert own.lines("refused on /review from tom: you are signed out")
+    assert own.lines(r"refused on an open page \(/review\): its session is over")
     own.add_people()
 
 
