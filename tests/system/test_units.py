@@ -67,10 +67,17 @@ def test_each_exception_of_the_sandbox_says_why(unit):
         assert given or setting in reasons or (setting == "PrivateNetwork" and "AF_INET" in reasons), setting
 
 
-def test_the_template_is_the_unit_for_another_place():
-    """Rule: lineward@.service differs from lineward.service in names and paths only."""
-    one = (UNITS / "lineward.service").read_text(encoding="utf-8")
-    many = (UNITS / "lineward@.service").read_text(encoding="utf-8")
+EVERYWHERE = {"Description", "RequiresMountsFor", "ExecStart", "StateDirectory", "Environment", "LoadCredential"}
+
+
+@pytest.mark.parametrize(
+    ("unit", "more"),
+    [("lineward", {"ExecReload", "RuntimeDirectory"}), ("lineward-review", {"CacheDirectory"})],
+)
+def test_the_template_is_the_unit_for_another_place(unit, more):
+    """Rule: lineward@.service differs from lineward.service in names and paths only, and so does the page's."""
+    one = (UNITS / f"{unit}.service").read_text(encoding="utf-8")
+    many = (UNITS / f"{unit}@.service").read_text(encoding="utf-8")
 
     def settings(text: str) -> list[str]:
         return [line for line in text.splitlines() if line and not line.startswith("#")]
@@ -81,8 +88,7 @@ def test_the_template_is_the_unit_for_another_place():
         if mine != its
         for line in (mine, its)
     }
-    allowed = {"Description", "RequiresMountsFor", "ExecStart", "ExecReload", "StateDirectory", "Environment"}
-    assert differing == {*allowed, "RuntimeDirectory", "LoadCredential"}
+    assert differing == EVERYWHERE | more
 
 
 def test_the_example_configuration_is_valid():
