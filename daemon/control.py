@@ -28,7 +28,7 @@ log = logging.getLogger("lineward.control")
 NAME = "control"
 READ_S = 2.0
 MOST_WAITING = 16
-LOOK_S = 2.0
+LOOK_S = 0.25
 """How often it is looked whether the socket is still there, or a folder takes one now."""
 BUSY_PAUSE_S = 0.2
 """Between two questions whether another changeover is over."""
@@ -90,6 +90,8 @@ class ControlSocket:
         if listening is not None:
             with contextlib.suppress(OSError):
                 listening.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                _with_short_name(self._path, _knock)  # it may wait for a visitor
         if self._thread.is_alive():
             self._thread.join(1.0)
         if listening is not None:
@@ -137,6 +139,11 @@ class ControlSocket:
                 connection.sendall(payload + b"\n")
 
         self._handle(str(name), json.dumps(content).encode(), acknowledge)
+
+
+def _knock(name: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as visitor:
+        visitor.connect(name)
 
 
 def send(root: Path, command: str, content: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:

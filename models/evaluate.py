@@ -66,6 +66,11 @@ class Judged:
         return [*notes, *self.metrics.sentences()]
 
 
+def evaluate(session: Session, data: Path, *, progress: Callable[[int, int], None] | None = None) -> Metrics:
+    """Return the figures of `judge_folder` alone; raises what it raises."""
+    return judge_folder(session, data, progress=progress).metrics
+
+
 def judge_folder(session: Session, data: Path, *, progress: Callable[[int, int], None] | None = None) -> Judged:
     """Judge every image below ``good`` and ``defect`` and compare with the label.
 
