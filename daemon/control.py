@@ -28,7 +28,7 @@ log = logging.getLogger("lineward.control")
 NAME = "control"
 READ_S = 2.0
 MOST_WAITING = 16
-LOOK_S = 0.25
+LOOK_S = 2.0
 """How often it is looked whether the socket is still there, or a folder takes one now."""
 BUSY_PAUSE_S = 0.2
 """Between two questions whether another changeover is over."""
@@ -86,16 +86,12 @@ class ControlSocket:
     def close(self) -> None:
         """Stop listening and remove the socket."""
         self._stop.set()
-        listening = self._socket
-        if listening is not None:
-            with contextlib.suppress(OSError):
-                listening.shutdown(socket.SHUT_RDWR)
-            with contextlib.suppress(OSError):
-                _with_short_name(self._path, _knock)  # it may wait for a visitor
+        with contextlib.suppress(OSError):
+            _with_short_name(self._path, _knock)  # it waits for a visitor, and shutting the socket does not wake it
         if self._thread.is_alive():
             self._thread.join(1.0)
-        if listening is not None:
-            listening.close()
+        if self._socket is not None:
+            self._socket.close()
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
@@ -117,8 +113,11 @@ class ControlSocket:
                 continue
             try:
                 connection, _ = self._socket.accept()
-            except OSError:  # nobody for a while, or the end
+            except OSError:  # nobody for a while
                 continue
+            if self._stop.is_set():
+                connection.close()
+                return
             try:
                 self._serve(connection)
             except Exception:  # one visitor must not end the thread

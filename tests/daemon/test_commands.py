@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from tests.daemon.desk import Desk, frame, recipe
 from lineward.daemon.changeover import Changeover
 from lineward.daemon.commands import BURST, LARGEST_BYTES, Commands, acknowledgement
 from lineward.daemon.config import Config
-from lineward.daemon.control import ControlError, ControlSocket, change_over, send
+from lineward.daemon.control import LOOK_S, ControlError, ControlSocket, change_over, send
 from lineward.daemon.plc_vendors import VENDORS
 from lineward.daemon.recipes import Recipes
 from lineward.daemon.triggers import MOST_ANNOUNCED, Part, Reason
@@ -261,7 +262,9 @@ def test_commands_from_this_machine_go_the_same_way(station: Station, tmp_path: 
     control.start()
     assert send(root, "part", {"part_id": "A"}, timeout_s=5)["ok"] == 1
     assert send(root, "nonsense", {}, timeout_s=5)["reason"] == "unknown_command"
+    began = time.monotonic()
     control.close()
+    assert time.monotonic() - began < LOOK_S / 4, "it does not wait until it looks again: a stop has two seconds"
     assert not (root / "control").exists()
 
 
