@@ -10,6 +10,7 @@ import contextlib
 import select
 import socket
 import ssl
+import sys
 import struct
 import time
 from collections import deque
@@ -113,6 +114,7 @@ class Connection:
         self._subscribed: list[ReasonCode] = []
         self._received: deque[Message] = deque()
         self._most = MOST_IN_FLIGHT
+        self._largest = sys.maxsize
         self._client = client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=endpoint.client_id,
@@ -137,6 +139,7 @@ class Connection:
             sock = self._socket()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else an answer may wait 40 ms for an ACK
             self._most = max(1, min(self._most, self._wait_accepted(timeout_s)))
+            self._largest = getattr(self._accepted, "MaximumPacketSize", self._largest)
             client.on_log = None
         except SilentError:
             self.abort()
@@ -250,9 +253,8 @@ class Connection:
         its tag by `denied`. Raises `LostError` or `RefusedError`.
         """
         needs = len(topic) + len(payload) + HEADER_BYTES
-        largest = getattr(self._accepted, "MaximumPacketSize", 0)
-        if largest and needs > largest:  # a broker that is sent more than that hangs up
-            text = f"takes messages of at most {largest} bytes, and one on {topic} has {needs}"
+        if needs > self._largest:  # a broker that is sent more than that hangs up
+            text = f"takes messages of at most {self._largest} bytes, and one on {topic} has {needs}"
             self._deny(topic, tag, f"{text}; raise its max_packet_size")
             return
         while self.room < 1:
