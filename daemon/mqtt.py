@@ -10,8 +10,8 @@ import contextlib
 import select
 import socket
 import ssl
-import sys
 import struct
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
